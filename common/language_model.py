@@ -1,0 +1,156 @@
+"""The small language model on names, once: the GPT, packing, and the table of counts to beat.
+
+Scripts carry exact copies of the pieces that they use (tools/sync.py writes and checks them).
+01-foundations/microgpt.py explains them. Symbols are whole numbers: 0 is the boundary that stands
+before and after every name, 1 to 26 are the letters a to z.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+
+from common.engine import Tensor, embedding, linear, relu, rms_norm
+
+# === TEXT ===
+
+ALPHABET = ".abcdefghijklmnopqrstuvwxyz"  # symbol i is ALPHABET[i]; the dot marks start and end
+
+
+def encode(name: str) -> list[int]:
+    """A name as symbols, with the boundary before and after it.
+
+    >>> encode("ava")
+    [0, 1, 22, 1, 0]
+    """
+    return [0, *[ALPHABET.index(letter) for letter in name], 0]
+
+
+def pack(
+    sequences: Sequence[Sequence[int]], look_back: int = 10**9
+) -> tuple[list[int], list[int], list[tuple[int, int]], list[int]]:
+    """Lay sequences end to end, so that one matrix product serves them all.
+
+    Returns four lists, one entry per prediction: the symbol read, its place in its sequence, the
+    span (first, stop) of rows that its row may read, and the target: the symbol that comes next.
+
+    >>> pack([[0, 1, 2, 0], [0, 5, 0]])  # doctest: +NORMALIZE_WHITESPACE
+    ([0, 1, 2, 0, 5], [0, 1, 2, 0, 1],
+     [(0, 1), (0, 2), (0, 3), (3, 4), (3, 5)], [1, 2, 0, 5, 0])
+    """
+    ids: list[int] = []
+    positions: list[int] = []
+    spans: list[tuple[int, int]] = []
+    targets: list[int] = []
+    for sequence in sequences:
+        start, length = len(ids), len(sequence) - 1
+        ids += sequence[:-1]
+        targets += sequence[1:]
+        positions += range(length)
+        # A row reads its own sequence only, up to itself: its target stands one further on.
+        spans += [
+            (max(start, row + 1 - look_back), row + 1) for row in range(start, start + length)
+        ]
+    return ids, positions, spans, targets
+
+
+# === THE TABLE TO BEAT ===
+
+
+class CountTable:
+    """Predict the next symbol from counts of what followed the last few symbols.
+
+    Interpolated Kneser-Ney smoothing with one discount: Chen & Goodman, "An Empirical Study of
+    Smoothing Techniques for Language Modeling", 1998.
+    """
+
+    def __init__(self, sequences: Sequence[Sequence[int]], order: int, discount: float) -> None:
+        self.order = order  # 2: a bigram, which knows the last symbol only
+        self.discount = discount
+        self.counts: defaultdict[tuple[int, ...], Counter[int]] = defaultdict(Counter)
+        for sequence in sequences:
+            for i in range(1, len(sequence)):
+                for length in reversed(range(min(order, i + 1))):
+                    followers = self.counts[tuple(sequence[i - length : i])]
+                    followers[sequence[i]] += 1
+                    # A shorter context is asked only where the longer ones know nothing. So it
+                    # counts in how many longer contexts a symbol was met, not how often: in
+                    # "jj" ten times over, j follows one letter, and is no likely guess elsewhere.
+                    if followers[sequence[i]] > 1:
+                        break
+
+    def probabilities(self, history: Sequence[int]) -> list[float]:
+        """The next symbol's distribution after a history that starts with the boundary."""
+        result = [1.0 / len(ALPHABET)] * len(ALPHABET)
+        for length in range(min(self.order, len(history) + 1)):
+            followers = self.counts.get(tuple(history[len(history) - length :]))
+            if followers is None:
+                break
+            # Every count gives up the discount; what is saved goes to the shorter context.
+            total = sum(followers.values())
+            saved = self.discount * len(followers) / total
+            result = [saved * shorter for shorter in result]
+            for symbol, count in followers.items():
+                result[symbol] += (count - self.discount) / total
+        return result
+
+    def num_counts(self) -> int:
+        """How many numbers the table stores."""
+        return sum(map(len, self.counts.values()))
+
+
+# === THE MODEL ===
+
+
+class GPT:
+    """A transformer with one block. What it knows is in nine matrices, which start out random.
+
+    Radford et al., "Language Models are Unsupervised Multitask Learners" (GPT-2), 2019.
+    """
+
+    def __init__(self, num_symbols: int, context: int, width: int, rng: random.Random) -> None:
+        def matrix(rows: int, columns: int) -> Tensor:
+            return Tensor([[rng.gauss(0.0, 0.08) for _ in range(columns)] for _ in range(rows)])
+
+        self.token_embedding = matrix(num_symbols, width)  # one row for each symbol
+        self.position_embedding = matrix(context, width)  # one row for each place
+        self.query = matrix(width, width)
+        self.key = matrix(width, width)
+        self.value = matrix(width, width)
+        self.attention_out = matrix(width, width)
+        self.mlp_in = matrix(4 * width, width)
+        self.mlp_out = matrix(width, 4 * width)
+        self.head = matrix(num_symbols, width)
+
+    def parameters(self) -> list[Tensor]:
+        """Every matrix that training may change."""
+        return list(vars(self).values())
+
+    def forward(self, ids: Sequence[int], positions: Sequence[int], attend: Callable) -> Tensor:
+        """N symbols and their places -> logits [N][num_symbols]: a score for each next symbol.
+
+        attend(q, k, v) lets each row read rows of its past. It is the only step in which rows
+        meet: everything else treats each row by itself.
+        """
+        # A symbol's vector says what it is, a place's vector where it stands. Their sum starts
+        # out small (entries near 0.11); normed to size 1 it is of the order of what the block
+        # adds to it, and every symbol speaks equally loud.
+        x = embedding(self.token_embedding, ids) + embedding(self.position_embedding, positions)
+        x = rms_norm(x)
+
+        # x is the residual stream. Attention and the MLP each read a normed copy of it and *add*
+        # what they found, so on the way back the sum hands every gradient on unweakened. The norm
+        # stands before each part (pre-norm), off that path; the first Transformer put it after
+        # the sum, on the path, and deep ones then needed a careful warm-up to train at all.
+        h = rms_norm(x)
+        found = attend(linear(h, self.query), linear(h, self.key), linear(h, self.value))
+        x = x + linear(found, self.attention_out)
+
+        # The MLP works on each row alone: what attention has gathered is combined here.
+        h = rms_norm(x)
+        x = x + linear(relu(linear(h, self.mlp_in)), self.mlp_out)
+
+        # GPT-2 and its heirs norm once more before the head, since a stream to which dozens of
+        # blocks have added has grown. After one block the head can learn the size it gets.
+        return linear(x, self.head)
