@@ -5,7 +5,7 @@ Counting does this too: after "j" look up how often "a" came, how often "o", and
 contexts make better guesses, but most of them were never met before: the table starves. A GPT
 stores no contexts. It turns every symbol into a vector, lets attention gather the vectors that
 came before, and computes its guess from them. Its 4,192 numbers are shared by all contexts, so
-what it learns about "el" in "elena" also serves in "kaelyn".
+what "elena" teaches it can serve in "kaelyn" too.
 
 The run takes 1,000 names for training and holds back 1,000 others that no model sees before the
 test. It counts two tables, trains the GPT on the same 1,000 names, and lets all of them predict
@@ -18,12 +18,12 @@ to the symbol that came), in nats (natural logarithm; divide by ln 2 = 0.69 for 
 the perplexity: a model with perplexity 10 is as unsure as if it chose evenly among 10 symbols.
 
 In the code    In the papers    Meaning                                               Shape
-ids            x                symbols that were read: 0 = start or end, 1-26 = a-z   N
+ids            x                symbols that were read: 0 = start or end, 1-26 = a-z  N
 x              h                residual stream, one row for each symbol read         [N][16]
 q, k, v        Q, K, V          what a row looks for, what it offers, what it says    [N][16]
-num_heads      h                attention runs this many times side by side           4
+NUM_HEADS      h                attention runs this many times side by side           4
 d              d_k              columns of q and k that one head works on             4
-logits         z                scores; softmax turns a row of them into probabilities [N][27]
+logits         z                scores; softmax makes a row of them probabilities     [N][27]
 spans          mask             which rows of k and v each row may read               N pairs
 
 What is left out: the refinements of today's models (rotary positions, gated MLPs, norms with
@@ -65,10 +65,10 @@ WIDTH = 16  # entries of a vector
 NUM_HEADS = 4
 NUM_STEPS = 600
 BATCH_SIZE = 8  # names per step
-LEARNING_RATE = 0.01  # at its highest
-WARM_UP_STEPS = 12  # the rate rises for so many steps, then falls to 0 in a straight line
+LEARNING_RATE = 0.01  # at its highest; it falls to 0 in a straight line
+WARM_UP_STEPS = 12  # Adam's first steps are as long as the rate, however rough its means: start low
 TABLE_ORDER = 5  # predict from the last 4 symbols
-TABLE_DISCOUNT = 0.9  # chosen on the held-out names themselves: the table may cheat
+TABLE_DISCOUNT = 0.9  # chosen on the held-out names themselves: only the table may cheat
 TEMPERATURES = (0.5, 0.8, 1.0)
 NUM_SAMPLES = 500  # invented names per temperature
 
@@ -91,8 +91,8 @@ def encode(name: str) -> list[int]:
 
 
 # The rival. A table with short contexts is vague; one with long contexts knows its own names by
-# heart and starves on new ones. Kneser-Ney smoothing combines all lengths and is the strongest
-# way of counting that is known.
+# heart and starves on new ones. So it mixes all lengths up to its order: each context gives a
+# part of its vote to the context that is one symbol shorter, and the shortest to "all alike".
 
 
 class CountTable:
@@ -111,9 +111,10 @@ class CountTable:
                 for length in reversed(range(min(order, i + 1))):
                     followers = self.counts[tuple(sequence[i - length : i])]
                     followers[sequence[i]] += 1
-                    # A shorter context is asked only where the longer ones know nothing. So it
-                    # counts in how many longer contexts a symbol was met, not how often: in
-                    # "jj" ten times over, j follows one letter, and is no likely guess elsewhere.
+                    # Only the first meeting of a symbol in a context is told to the next shorter
+                    # context, which so counts in how many different longer contexts the symbol
+                    # was met. A letter that came fifty times, but always after the same letter,
+                    # is no likely guess after another. This is Kneser and Ney's idea.
                     if followers[sequence[i]] > 1:
                         break
 
@@ -259,8 +260,8 @@ class GPT:
         meet: everything else treats each row by itself.
         """
         # A symbol's vector says what it is, a place's vector where it stands. Their sum starts
-        # out small (entries near 0.11); normed to size 1 it is of the order of what the block
-        # adds to it, and every symbol speaks equally loud.
+        # out small (entries of 0.08 * sqrt(2) = 0.11); normed, each row has entries of size 1, and
+        # every symbol weighs alike against what attention and the MLP are about to add.
         x = embedding(self.token_embedding, ids) + embedding(self.position_embedding, positions)
         x = rms_norm(x)
 
@@ -419,58 +420,62 @@ def main() -> dict[str, object]:
     all_names = load_names()
     rng.shuffle(all_names)
     training, held_out = all_names[:NUM_TRAIN], all_names[-NUM_HELD_OUT:]
-    model = GPT(len(ALPHABET), CONTEXT, WIDTH, rng)
-    num_numbers = sum(len(p.data) * len(p.data[0]) for p in model.parameters())
-    print(f"{len(all_names):,} names: {NUM_TRAIN:,} to learn from, {NUM_HELD_OUT:,} held out")
-    print(f"  for example {', '.join(training[:8])}")
-
     sequences = [encode(name) for name in training]
     bigram = CountTable(sequences, 2, TABLE_DISCOUNT)
     table = CountTable(sequences, TABLE_ORDER, TABLE_DISCOUNT)
-    unmet = share_of_unmet_contexts(table, held_out)
-    print(f"A table of the last {TABLE_ORDER - 1} symbols meets a context that it never saw in")
-    print(f"  {unmet:.0%} of its guesses on new names, and must fall back on a shorter one.")
+    report_data(all_names, training, share_of_unmet_contexts(table, held_out))
 
-    print(
-        f"\nTraining a GPT of {num_numbers:,} numbers; knowing nothing costs "
-        f"ln {len(ALPHABET)} = {log(len(ALPHABET)):.2f}"
-    )
+    model = GPT(len(ALPHABET), CONTEXT, WIDTH, rng)
+    num_numbers = sum(len(p.data) * len(p.data[0]) for p in model.parameters())
+    print(f"\nTraining a GPT of {num_numbers:,} numbers")
     start = time.perf_counter()
     train(model, training, rng)
     print(f"time  training took {time.perf_counter() - start:.1f} s")
 
     know_nothing = log(len(ALPHABET))
-    nats = {
-        "bigram": [[table_nats(bigram, n) for n in names] for names in (training, held_out)],
-        "table": [[table_nats(table, n) for n in names] for names in (training, held_out)],
-        "GPT": [[gpt_nats(model, n) for n in names] for names in (training, held_out)],
-    }
-    nll = {key: tuple(map(mean_nats, value)) for key, value in nats.items()}
+    own, new = [
+        {
+            "bigram": [table_nats(bigram, name) for name in names],
+            "table": [table_nats(table, name) for name in names],
+            "gpt": [gpt_nats(model, name) for name in names],
+        }
+        for names in (training, held_out)
+    ]
+    nll = {key: (mean_nats(own[key]), mean_nats(new[key])) for key in own}
     report_models(
         [
             ("know nothing", 0, (know_nothing, know_nothing)),
-            ("bigram: the last letter", bigram.num_counts(), nll["bigram"]),
+            ("bigram: the last symbol", bigram.num_counts(), nll["bigram"]),
             (f"table: the last {TABLE_ORDER - 1}", table.num_counts(), nll["table"]),
-            ("GPT: all letters so far", num_numbers, nll["GPT"]),
+            ("GPT: all symbols so far", num_numbers, nll["gpt"]),
         ]
     )
-    by_place = report_places(nats["table"][1], nats["GPT"][1], all_names)
+    by_place = report_places(new["table"], new["gpt"], all_names)
     samples = {t: [generate(model, t, rng) for _ in range(NUM_SAMPLES)] for t in TEMPERATURES}
     shares = report_samples(samples, set(training), set(all_names))
-    error = cache_error(model, held_out[:50])
-    print(f"\nLargest difference that packing and the KV cache make to a logit: {error:.1e}")
     headline = {
-        "nll": nll["GPT"][1],
+        "nll": nll["gpt"][1],
         "table_nll": nll["table"][1],
         "bigram_nll": nll["bigram"][1],
-        "train_nll": nll["GPT"][0],
-        "cache_error": error,
+        "train_nll": nll["gpt"][0],
+        "cache_error": cache_error(model, held_out[:50]),
     }
     report_conclusion(headline, nll["table"][0])
     return {**headline, "details": {"by_place": by_place, "samples": samples, "shares": shares}}
 
 
 # === APPENDIX: REPORT AND HELPERS ===
+
+
+def report_data(all_names: Sequence[str], training: Sequence[str], unmet: float) -> None:
+    """The facts before anything is learned."""
+    print(f"{len(all_names):,} names: {NUM_TRAIN:,} to learn from, {NUM_HELD_OUT:,} held out")
+    print(f"  for example {', '.join(training[:8])}")
+    print(f"Knowing nothing, a symbol costs ln {len(ALPHABET)} = {log(len(ALPHABET)):.2f} nats.")
+    print(
+        f"In {unmet:.0%} of the places in new names the table meets {TABLE_ORDER - 1} symbols that"
+    )
+    print("  it never saw together, and must fall back on fewer.")
 
 
 def report_models(rows: Sequence[tuple[str, int, tuple[float, float]]]) -> None:
@@ -528,13 +533,16 @@ def report_samples(
 
 def report_conclusion(numbers: dict[str, float], table_train_nll: float) -> None:
     """Say in words what the run has shown, whatever it has shown."""
+    print(
+        f"\nLargest change that packing and the cache make to a logit: {numbers['cache_error']:.0e}"
+    )
     margin = numbers["table_nll"] - numbers["nll"]
     verdict = "better than" if margin > 0 else "not better than"
     print(
         f"\nOn new names the GPT is {verdict} the table ({numbers['nll']:.3f} against "
         f"{numbers['table_nll']:.3f} nats)."
     )
-    if table_train_nll < numbers["train_nll"] and margin > 0:
+    if margin > 0 and table_train_nll < numbers["train_nll"]:
         print(
             f"On its own names the table looks far better ({table_train_nll:.3f} against "
             f"{numbers['train_nll']:.3f}): a low"

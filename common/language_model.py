@@ -74,9 +74,10 @@ class CountTable:
                 for length in reversed(range(min(order, i + 1))):
                     followers = self.counts[tuple(sequence[i - length : i])]
                     followers[sequence[i]] += 1
-                    # A shorter context is asked only where the longer ones know nothing. So it
-                    # counts in how many longer contexts a symbol was met, not how often: in
-                    # "jj" ten times over, j follows one letter, and is no likely guess elsewhere.
+                    # Only the first meeting of a symbol in a context is told to the next shorter
+                    # context, which so counts in how many different longer contexts the symbol
+                    # was met. A letter that came fifty times, but always after the same letter,
+                    # is no likely guess after another. This is Kneser and Ney's idea.
                     if followers[sequence[i]] > 1:
                         break
 
@@ -134,8 +135,8 @@ class GPT:
         meet: everything else treats each row by itself.
         """
         # A symbol's vector says what it is, a place's vector where it stands. Their sum starts
-        # out small (entries near 0.11); normed to size 1 it is of the order of what the block
-        # adds to it, and every symbol speaks equally loud.
+        # out small (entries of 0.08 * sqrt(2) = 0.11); normed, each row has entries of size 1, and
+        # every symbol weighs alike against what attention and the MLP are about to add.
         x = embedding(self.token_embedding, ids) + embedding(self.position_embedding, positions)
         x = rms_norm(x)
 
