@@ -27,9 +27,12 @@ logits         z                scores; softmax makes a row of them probabilitie
 spans          mask             which rows of k and v each row may read               N pairs
 
 What is left out: the refinements of today's models (rotary positions, gated MLPs, norms with
-gains, many blocks and a norm after the last: see microrope and microattention), tokens longer
-than a letter (microtokenizer), and the engine's own derivation (microautograd). The engine and
-the optimiser stand at the end of the file, complete, and can be taken on trust at first.
+gains, many blocks and a norm after the last), tokens longer than a letter, and the derivation
+of the engine, which is microautograd's subject. Engine and optimiser stand at the end of the
+file, complete, and can be taken on trust at first.
+
+A number marked [results: ...] is not from this run: it was recorded from a run with one thing
+changed, and stands in results/microgpt.json under that key.
 
 Papers: Shannon, "Prediction and Entropy of Printed English", 1951. Bengio et al., "A Neural
 Probabilistic Language Model", 2003. Vaswani et al., "Attention Is All You Need", 2017,
@@ -323,6 +326,19 @@ def train(model: GPT, names: Sequence[str], rng: random.Random) -> None:
             print(f"step {step:4d}/{NUM_STEPS} | loss {mean:.4f}", flush=True)
             recent_losses.clear()
 
+
+# What attention is worth here surprised us. Each line is a whole training of its own; the run
+# below reaches an nll near 2.29 on new names, and the order is the same on the other seeds.
+#
+#     all symbols so far, weighed alike (no queries)   2.342 [results: plain_average.nll]
+#     the last symbol alone (LOOK_BACK = 1)            2.316 [results: look_back_1.nll]
+#     all symbols so far, weighed by attention         the run below
+#     the last two, weighed (LOOK_BACK = 2)            2.257 [results: look_back_2.nll]
+#
+# An even mean over the whole past is worse than no past at all: it blurs the letter that matters
+# most. Learned weights repair this and more. But a window of two, set by hand, is better still:
+# in 600 steps attention does not learn to leave alone what helps little. "Attention is for long
+# range" is true of what it can do, not of what a small one does.
 
 # === SAMPLING ===
 
