@@ -69,7 +69,7 @@ NUM_HEADS = 4
 NUM_STEPS = 600
 BATCH_SIZE = 8  # names per step
 LEARNING_RATE = 0.01  # at its highest; it falls to 0 in a straight line
-WARM_UP_STEPS = 12  # Adam's first steps are as long as the rate, however rough its means: start low
+WARM_UP_STEPS = 12  # Adam's first steps are rough and yet of full length: the rate starts low
 TABLE_ORDER = 5  # predict from the last 4 symbols
 TABLE_DISCOUNT = 0.9  # chosen on the held-out names themselves: only the table may cheat
 TEMPERATURES = (0.5, 0.8, 1.0)
@@ -287,6 +287,9 @@ class GPT:
 
 # === TRAINING ===
 
+# Learning is to make what came less surprising: a batch of names in, the loss out, and every
+# number of the model moved a little in the direction in which the loss falls.
+
 
 def predict(model: GPT, names: Sequence[str]) -> tuple[Tensor, list[int]]:
     """Read names, all at once -> logits [N][27] for the N symbols that follow, and these symbols.
@@ -312,8 +315,8 @@ def train(model: GPT, names: Sequence[str], rng: random.Random) -> None:
             queue = rng.sample(names, len(names))  # the next pass through all names, shuffled
         batch, queue = queue[:BATCH_SIZE], queue[BATCH_SIZE:]
 
-        # The whole of learning: how surprised was the model by what came (loss), which way
-        # does the surprise fall for each of its numbers (backward), and a step that way.
+        # How surprised was the model (loss)? Which way does the surprise fall, for each of its
+        # numbers (backward)? A step that way.
         logits, targets = predict(model, batch)
         loss = cross_entropy(logits, targets)
         loss.backward()

@@ -321,9 +321,7 @@ def relu(x: Tensor) -> Tensor:
 
     def pass_back(d_out: list[list[float]]) -> tuple:
         # An output above zero had an input above zero.
-        return (
-            [[d if y > 0.0 else 0.0 for d, y in zip(*rows)] for rows in zip(d_out, data)],
-        )
+        return ([[d if y > 0.0 else 0.0 for d, y in zip(*rows)] for rows in zip(d_out, data)],)
 
     return Tensor(data, (x,), pass_back)
 
@@ -639,7 +637,7 @@ def check_targets(logits: Tensor, targets: Sequence[int]) -> None:
 
 
 def mse_loss(x: Tensor, target: list[list[float]]) -> Tensor:
-    """Mean of (x - target)^2 over all entries: x [N][M], target [N][M] of plain numbers -> [1][1]."""
+    """Mean of (x - target)^2 over all entries: x [N][M], plain target [N][M] -> [1][1]."""
     if len(x.data) != len(target) or len(x.data[0]) != len(target[0]):
         raise ValueError(
             f"x is {len(x.data)} x {len(x.data[0])}, target {len(target)} x {len(target[0])}"

@@ -88,6 +88,7 @@ VARIANTS = {
     "cross_names": {"pack": pack_with(cross_names)},
     "run_on_positions": {"pack": pack_with(run_on_positions)},
     "no_residual": {"GPT": gpt_without_residual()},
+    "few_names": {"NUM_TRAIN": 50},
 }
 
 TWINS = {
@@ -95,6 +96,8 @@ TWINS = {
     "cross_names": "cache_error <= 1e-12",
     "run_on_positions": "cache_error <= 1e-12",
     "no_residual": "table_nll - nll >= 0.015",
+    "plain_average": "bigram_nll - nll >= 0.15",
+    "few_names": "0.05 <= nll - train_nll <= 0.20",
 }
 
 script = load_script("microgpt")
