@@ -365,7 +365,7 @@ def constants_first_appendices_last(text: str) -> list[str]:
     if titles[:1] != ["CONSTANTS"]:
         return ["the first section must be `# === CONSTANTS ===`"]
     found = []
-    if len(titles) < 3:
+    if len([title for title in titles if not title.startswith("APPENDIX")]) < 3:
         found.append("the story needs sections: a reader of only the headings understands the plan")
     appendix = [title.startswith("APPENDIX") for title in titles]
     if appendix != sorted(appendix):

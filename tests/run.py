@@ -56,7 +56,7 @@ def read_stamp() -> dict[str, str]:
     """The stamp of the last complete installation; empty if there is none."""
     try:
         return dict(json.loads(STAMP.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError):
         return {}
 
 

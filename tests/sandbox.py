@@ -199,11 +199,11 @@ def progress_complaints(lines: list[str]) -> list[str]:
     where the last step has been reached and the count begins anew.
     """
     found = []
-    step, total, count = 0, 0, 0
+    step, total, count = -1, 0, 0  # a training may show its step 0, before it has learned
     for number, line in enumerate(lines, 1):
         if not re.match(r"\s*step\s+\d+\s*([/|]|$)", line):
             if line.strip():
-                step, total, count = 0, 0, 0
+                step, total, count = -1, 0, 0
             continue
         parts = PROGRESS.fullmatch(line.rstrip())
         pairs = parts.group(3).split(" | ")[1:] if parts else []
@@ -211,7 +211,7 @@ def progress_complaints(lines: list[str]) -> list[str]:
             found.append(f"output line {number}: write `step 100/1000 | loss 2.77`, not {line!r}")
             continue
         if step == total or int(parts.group(2)) != total:
-            step, count = 0, 0
+            step, count = -1, 0
         if not step < int(parts.group(1)) <= int(parts.group(2)):
             found.append(f"output line {number}: the step does not increase up to its total")
         step, total, count = int(parts.group(1)), int(parts.group(2)), count + 1

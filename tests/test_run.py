@@ -1,0 +1,94 @@
+"""tests/run.py: when it installs what, and how it calls pytest."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import run
+from support import ROOT
+
+STAMP = {"python": "3.11", "tests": "aaa"}
+ALL = {"python": "3.11", "tests": "aaa", "parity": "bbb"}
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "missing"),
+    [
+        (STAMP, STAMP, []),
+        (ALL, STAMP, []),  # what parity brought does not disturb
+        (ALL, ALL, []),
+        (STAMP, ALL, ["parity"]),
+        ({}, STAMP, None),  # nothing there, or half-built
+        (STAMP | {"tests": "old"}, STAMP, None),
+        (ALL | {"parity": "old"}, ALL, None),
+        (ALL | {"parity": "old"}, STAMP, []),
+        (STAMP | {"python": "3.10"}, STAMP, None),
+    ],
+)
+def test_what_is_installed(found: dict, wanted: dict, missing: list | None) -> None:
+    assert run.groups_to_install(found, wanted) == missing
+
+
+def test_the_stamp_follows_the_requirements(tmp_path: Path, monkeypatch) -> None:
+    files = {group: tmp_path / f"{group}.txt" for group in run.REQUIREMENTS}
+    for file in files.values():
+        file.write_text("pytest==1\n", encoding="utf-8")
+    monkeypatch.setattr(run, "REQUIREMENTS", files)
+    before = run.wanted_stamp(["tests", "parity"])
+    files["tests"].write_text("pytest==2\n", encoding="utf-8")
+    after = run.wanted_stamp(["tests", "parity"])
+    assert before["tests"] != after["tests"] and before["parity"] == after["parity"]
+    assert before["python"] == after["python"]
+
+
+def test_a_broken_stamp_counts_as_none(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(run, "STAMP", tmp_path / "installed.json")
+    assert run.read_stamp() == {}
+    for content in ("", "{", "3", '["a"]'):
+        run.STAMP.write_text(content, encoding="utf-8")
+        assert run.read_stamp() == {}
+    run.STAMP.write_text(json.dumps(STAMP), encoding="utf-8")
+    assert run.read_stamp() == STAMP
+
+
+def test_a_broken_environment_is_seen(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(run, "venv_python", lambda: Path(sys.executable))
+    assert run.works(["tests"])
+    monkeypatch.setitem(run.PROBES, "tests", "import no_such_package")
+    assert not run.works(["tests"])
+    monkeypatch.setattr(run, "venv_python", lambda: tmp_path / "python")
+    assert not run.works([])
+
+
+def test_arguments_are_passed_on() -> None:
+    command = run.pytest_command(["-k", "microgpt", "-x"])
+    assert command[-4:] == ["--ignore=tests/parity", "-k", "microgpt", "-x"]
+    assert "--dist=loadgroup" in command
+    assert 1 <= int(command[command.index("-n") + 1]) <= run.MOST_WORKERS
+    with_parity = run.pytest_command(["--parity", "-x"])
+    assert "--parity" not in with_parity and "--ignore=tests/parity" not in with_parity
+    debugged = run.pytest_command(["--pdb"])
+    assert debugged[debugged.index("-n") + 1] == "0"
+
+
+def test_without_venv_one_sentence_says_what_to_do(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(run, "STAMP", tmp_path / "installed.json")
+    monkeypatch.setattr(run.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match="python3-venv") as problem:
+        run.prepare(parity=False)
+    assert "\n" not in str(problem.value)
+
+
+def test_it_is_pinned_and_needs_nothing() -> None:
+    for path in run.REQUIREMENTS.values():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            assert line.startswith("#") or "==" in line, f"{path.name}: pin {line}"
+    # It can be read where no package is installed.
+    code = "import run; print(run.MOST_WORKERS)"
+    bare = [sys.executable, "-S", "-B", "-c", code]
+    done = subprocess.run(bare, cwd=ROOT / "tests", capture_output=True, text=True)
+    assert done.stdout.strip() == str(run.MOST_WORKERS), done.stderr
