@@ -501,6 +501,27 @@ def test_peak_memory_is_the_runs_own() -> None:
     assert run_one.peak_megabytes() is None or run_one.peak_megabytes() > len(ballast) / 1e6
 
 
+def test_description_changes_with_what_a_variant_changes() -> None:
+    def make(inner: object) -> object:
+        def replaced(x: float) -> object:
+            return inner(x) if callable(inner) else inner
+
+        return replaced
+
+    def double(x: float) -> float:
+        return 2.0 * x
+
+    def triple(x: float) -> float:
+        return 3.0 * x
+
+    parts = [make(double), make(triple), make(1), make(2), 0.5, [0.0] * 99, [0.0] * 98 + [1.0]]
+    words = [run_one.describe(part) for part in parts]
+    assert len(set(words)) == len(words) and max(map(len, words)) <= 60
+    assert words[0].startswith("replaced (") and words[4] == "0.5"
+    assert run_one.describe(make(double)) == words[0]
+    assert run_one.describe(make(object())) == run_one.describe(make(object()))
+
+
 def test_headline_numbers_are_numbers() -> None:
     assert run_one.headline_of({"a": 1, "b": True, "details": "x"}) == {"a": 1, "b": True}
     for wrong in (None, {}, {"details": 1}, {"a": None}, {"a": [1.0]}):

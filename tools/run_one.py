@@ -7,9 +7,11 @@ script prints goes to standard output untouched; the report is written to the fi
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
+import re
 import sys
 import time
 import types
@@ -66,20 +68,36 @@ def name_of(script: str) -> str:
     return os.path.splitext(os.path.basename(script))[0]
 
 
-def describe(value: object) -> str:
-    """What a variant puts in a name's place, in words that change when it does."""
-    if isinstance(value, type) or callable(value):
-        import hashlib
-        import inspect
+def digest_of(text: str) -> str:
+    import hashlib
 
-        try:
-            source = inspect.getsource(value)
-        except (OSError, TypeError):
-            return f"{type(value).__name__}"
-        digest = hashlib.sha256(source.encode("utf-8")).hexdigest()[:12]
-        return f"{getattr(value, '__name__', 'function')} ({digest})"
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:45]}... ({len(text)} characters)"
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:12]
+
+
+def source_of(function: object, depth: int = 0) -> str:
+    """The text of a function or class, and of the functions and values that a closure holds."""
+    import inspect
+
+    try:
+        text = inspect.getsource(function)
+    except (OSError, TypeError):
+        text = type(function).__name__
+    for cell in getattr(function, "__closure__", None) or ():
+        with contextlib.suppress(ValueError):  # a cell that is still empty
+            held = cell.cell_contents
+            if callable(held) and depth < 3:
+                text += source_of(held, depth + 1)
+            elif not callable(held) and not isinstance(held, types.ModuleType):
+                text += re.sub(" at 0x[0-9a-fA-F]+", "", repr(held))
+    return text
+
+
+def describe(value: object) -> str:
+    """What a variant puts in a name's place, in a few words that change when it does."""
+    if callable(value):
+        return f"{getattr(value, '__name__', 'function')} ({digest_of(source_of(value))})"
+    text = re.sub(" at 0x[0-9a-fA-F]+", "", repr(value))
+    return text if len(text) <= 60 else f"{text[:40]}... ({digest_of(text)})"
 
 
 def read_declarations(root: str, name: str) -> dict:
