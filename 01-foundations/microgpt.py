@@ -63,7 +63,7 @@ SEED = 42
 NUM_TRAIN = 1000  # names to learn from
 NUM_HELD_OUT = 1000  # names for the test
 CONTEXT = 16  # symbols: the start mark and the 15 letters of the longest name
-LOOK_BACK = 16  # symbols that a row may read, itself included: all of them
+LOOK_BACK = 16  # symbols that a row may read, itself included
 WIDTH = 16  # entries of a vector
 NUM_HEADS = 4
 NUM_STEPS = 600
@@ -71,7 +71,7 @@ BATCH_SIZE = 8  # names per step
 LEARNING_RATE = 0.01  # at its highest; it falls to 0 in a straight line
 WARM_UP_STEPS = 12  # Adam's first steps are rough and yet of full length: the rate starts low
 TABLE_ORDER = 5  # predict from the last 4 symbols
-TABLE_DISCOUNT = 0.9  # chosen on the held-out names themselves: only the table may cheat
+TABLE_DISCOUNT = 0.9  # the best on the held-out names: the table may cheat
 TEMPERATURES = (0.5, 0.8, 1.0)
 NUM_SAMPLES = 500  # invented names per temperature
 

@@ -210,6 +210,23 @@ def embedding(weight: Tensor, ids: Sequence[int]) -> Tensor:
     return Tensor([weight.data[i] for i in ids], (weight,), pass_back)
 
 
+def embedding_bag(weight: Tensor, bags: Sequence[Sequence[int]]) -> Tensor:
+    """Add up rows: weight [V][D], N bags of row numbers -> [N][D]; an empty bag gives zeros."""
+    zeros = [0.0] * len(weight.data[0])
+    out = [list(map(sum, zip(zeros, *[weight.data[i] for i in bag]))) for bag in bags]
+
+    # Every row of a bag receives the bag's gradient. Rows that no bag holds all share one list of
+    # zeros, so that a large table costs little; SparseAdam passes them over.
+    def pass_back(d_out: list[list[float]]) -> tuple:
+        d_weight = [zeros] * len(weight.data)
+        for bag, d_row in zip(bags, d_out):
+            for i in bag:
+                d_weight[i] = list(map(add, d_weight[i], d_row))
+        return (d_weight,)
+
+    return Tensor(out, (weight,), pass_back)
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x [N][in] times the transpose of weight [out][in], plus bias [1][out] -> [N][out].
 
@@ -233,6 +250,38 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return d_x, d_weight, [[sum(column) for column in columns]]
 
     return Tensor(out, (x, weight) if bias is None else (x, weight, bias), pass_back)
+
+
+def mm(a: Tensor, b: Tensor) -> Tensor:
+    """Matrix product: a [N][K] times b [K][M] -> [N][M]."""
+    if len(a.data[0]) != len(b.data):
+        raise ValueError(f"a has {len(a.data[0])} columns, b {len(b.data)} rows")
+
+    # y[n][m] = sum_k a[n][k] b[k][m], so d_a = d_out @ transpose(b), d_b = transpose(a) @ d_out.
+    def pass_back(d_out: list[list[float]]) -> tuple:
+        d_a = [[dot(d_row, row) for row in b.data] for d_row in d_out] if a.requires_grad else None
+        d_b = matmul(transpose(a.data), d_out) if b.requires_grad else None
+        return d_a, d_b
+
+    return Tensor(matmul(a.data, b.data), (a, b), pass_back)
+
+
+def t(x: Tensor) -> Tensor:
+    """Rows become columns: x [N][M] -> [M][N]."""
+    return Tensor(transpose(x.data), (x,), lambda d_out: (transpose(d_out),))
+
+
+def reshape(x: Tensor, columns: int) -> Tensor:
+    """The same numbers in the same order, in rows of another length: x [N][M] -> [N*M/C][C]."""
+    width = len(x.data[0])
+    if len(x.data) * width % columns:
+        raise ValueError(f"{len(x.data)} x {width} numbers do not fill rows of {columns}")
+
+    def cut(rows: list[list[float]], length: int) -> list[list[float]]:
+        numbers = [value for row in rows for value in row]
+        return [numbers[i : i + length] for i in range(0, len(numbers), length)]
+
+    return Tensor(cut(x.data, columns), (x,), lambda d_out: (cut(d_out, width),))
 
 
 def conv2d(
@@ -300,6 +349,40 @@ def conv2d(
     return Tensor(out, (x, weight) if bias is None else (x, weight, bias), pass_back)
 
 
+def max_pool2d(x: Tensor, image_shape: tuple[int, int, int], kernel: int) -> Tensor:
+    """The largest value of each kernel x kernel tile, in steps of kernel.
+
+    image_shape = (C, height, width): x [N][C*height*width], one image per row, channel after
+    channel -> [N][C*H*W] with H = height // kernel, W alike. Rows and columns that are left over
+    are not read. The gradient goes to the largest value alone, of equal ones to the first.
+    """
+    channels, height, width = image_shape
+    if len(x.data[0]) != channels * height * width:
+        raise ValueError(f"image_shape {image_shape} does not fit {len(x.data[0])} columns")
+    if not 1 <= kernel <= min(height, width):
+        raise ValueError(f"a tile of {kernel} x {kernel} does not fit {height} x {width} pixels")
+    tiles = [
+        [(c * height + top + i) * width + left + j for i in range(kernel) for j in range(kernel)]
+        for c in range(channels)
+        for top in range(0, height - kernel + 1, kernel)
+        for left in range(0, width - kernel + 1, kernel)
+    ]
+    # winners[n][m]: where in row n the value stands that tile m passed on
+    winners = [[max(tile, key=row.__getitem__) for tile in tiles] for row in x.data]
+    out = [[row[i] for i in places] for row, places in zip(x.data, winners)]
+
+    def pass_back(d_out: list[list[float]]) -> tuple:
+        d_x = []
+        for d_row, places in zip(d_out, winners):
+            d_image = [0.0] * (channels * height * width)
+            for d, i in zip(d_row, places):
+                d_image[i] += d
+            d_x.append(d_image)
+        return (d_x,)
+
+    return Tensor(out, (x,), pass_back)
+
+
 def dropout(x: Tensor, p: float, rng: random.Random) -> Tensor:
     """Set each entry of x [N][M] to zero with probability p, and divide the rest by 1 - p.
 
@@ -324,6 +407,15 @@ def relu(x: Tensor) -> Tensor:
         return ([[d if y > 0.0 else 0.0 for d, y in zip(*rows)] for rows in zip(d_out, data)],)
 
     return Tensor(data, (x,), pass_back)
+
+
+def leaky_relu(x: Tensor, negative_slope: float = 0.01) -> Tensor:
+    """x above zero, negative_slope x elsewhere, entry by entry."""
+    return elementwise(
+        x,
+        lambda value: value if value > 0.0 else negative_slope * value,
+        lambda value, _: 1.0 if value > 0.0 else negative_slope,
+    )
 
 
 def elementwise(x: Tensor, function: Callable[[float], float], slope: Callable) -> Tensor:
@@ -462,6 +554,24 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Te
         return d_x, d_weight, [[sum(column) for column in d_columns]]
 
     return Tensor(out, (x, weight, bias), pass_back)
+
+
+def normalize(x: Tensor, eps: float = 1e-12) -> Tensor:
+    """Scale every row of x [N][D] to length 1; a row shorter than eps is divided by eps."""
+    lengths = [max(math.sqrt(dot(row, row)), eps) for row in x.data]
+    data = [[value / length for value in row] for row, length in zip(x.data, lengths)]
+
+    # y = x / |x|. Moving x along y changes the length and not y, so that part of the gradient is
+    # taken off and the rest divided by the length: d_x = (d - y (d . y)) / |x|. At eps no length
+    # changes, and nothing is taken off.
+    def pass_back(d_out: list[list[float]]) -> tuple:
+        d_x = []
+        for d_row, y_row, length in zip(d_out, data, lengths):
+            along = dot(d_row, y_row) if length > eps else 0.0
+            d_x.append([(d - y * along) / length for d, y in zip(d_row, y_row)])
+        return (d_x,)
+
+    return Tensor(data, (x,), pass_back)
 
 
 # === ATTENTION ===
@@ -634,6 +744,44 @@ def check_targets(logits: Tensor, targets: Sequence[int]) -> None:
         raise ValueError(f"{len(logits.data)} rows of logits but {len(targets)} targets")
     if not all(0 <= target < len(logits.data[0]) for target in targets):
         raise ValueError(f"a target is not one of the classes 0..{len(logits.data[0]) - 1}")
+
+
+def softplus(value: float) -> float:
+    """log(1 + exp(value)) of one number, written so that exp never sees a large positive one.
+
+    >>> round(softplus(0.0), 6), softplus(-800.0), softplus(800.0)
+    (0.693147, 0.0, 800.0)
+    """
+    return max(value, 0.0) + math.log1p(exp(-abs(value)))
+
+
+def binary_cross_entropy_with_logits(logits: Tensor, targets: list[list[float]]) -> Tensor:
+    """Mean over all entries of -(t log s + (1 - t) log(1 - s)) with s = sigmoid(logit): logits
+    [N][M], plain targets [N][M] between 0 and 1 -> [1][1], in nats.
+
+    -log s = softplus(-z) and -log(1 - s) = softplus(z) = softplus(-z) + z, hence
+    softplus(z) - t z: no logarithm of a number that was rounded to zero.
+    """
+    if len(logits.data) != len(targets) or len(logits.data[0]) != len(targets[0]):
+        raise ValueError(
+            f"logits are {len(logits.data)} x {len(logits.data[0])}, "
+            f"targets {len(targets)} x {len(targets[0])}"
+        )
+    count = len(targets) * len(targets[0])
+    pairs = [(z, goal) for row, goals in zip(logits.data, targets) for z, goal in zip(row, goals)]
+    loss = sum([softplus(z) - goal * z for z, goal in pairs]) / count
+
+    # The slope of softplus is the sigmoid, so d_z = (s - t) / count.
+    def pass_back(d_out: list[list[float]]) -> tuple:
+        factor = d_out[0][0] / count
+        return (
+            [
+                [factor * (sigmoid_of(z) - goal) for z, goal in zip(row, goals)]
+                for row, goals in zip(logits.data, targets)
+            ],
+        )
+
+    return Tensor([[loss]], (logits,), pass_back)
 
 
 def mse_loss(x: Tensor, target: list[list[float]]) -> Tensor:

@@ -7,6 +7,7 @@ An optimiser is given its parameters once; step(lr) applies their gradients and 
 from __future__ import annotations
 
 import math
+from operator import mul
 
 from common.engine import Tensor
 
@@ -114,6 +115,41 @@ class AdamW(Adam):
             if parameter.grad is not None:
                 parameter.data = [[x * shrink for x in row] for row in parameter.data]
         super().step(lr)
+
+
+class SparseAdam(Adam):
+    """Adam that passes over rows whose gradient is all zero: of a large table, those not in use.
+
+    Neither they nor their running means change, so a step costs what its batch uses. Adam would
+    move them on, by what is left in their running mean: the two are not the same.
+    """
+
+    def step(self, lr: float) -> None:
+        """Take one step with learning rate lr, and clear the gradients."""
+        for index, parameter in enumerate(self.parameters):
+            if parameter.grad is None:
+                continue
+            self.num_steps[index] += 1
+            data, means = list(parameter.data), list(self.means[index])
+            squares = list(self.squares[index])
+            rate = lr / (1.0 - self.betas[0] ** self.num_steps[index])
+            scale = (1.0 - self.betas[1] ** self.num_steps[index]) ** -0.5
+            for i, g_row in enumerate(parameter.grad):
+                if any(g_row):
+                    means[i] = self.averaged(means[i], g_row, self.betas[0])
+                    g_squared = list(map(mul, g_row, g_row))
+                    squares[i] = self.averaged(squares[i], g_squared, self.betas[1])
+                    data[i] = [
+                        x - rate * m / (scale * math.sqrt(s) + self.eps)
+                        for x, m, s in zip(data[i], means[i], squares[i])
+                    ]
+            parameter.data, self.means[index], self.squares[index] = data, means, squares
+            parameter.grad = None
+
+    @staticmethod
+    def averaged(mean: list[float], new: list[float], beta: float) -> list[float]:
+        """The running mean, moved towards what is new."""
+        return [beta * m + (1.0 - beta) * x for m, x in zip(mean, new)]
 
 
 def clip_grad_norm_(parameters: list[Tensor], max_norm: float) -> float:

@@ -2,7 +2,7 @@
 """Run the tests. This is the one command; it needs Python 3.10 or newer and nothing else.
 
     python3 tests/run.py                     everything but the comparisons with other libraries
-    python3 tests/run.py --parity            these too (installs PyTorch)
+    python3 tests/run.py --parity            these too (installs PyTorch; needs Python 3.11)
     python3 tests/run.py -k microgpt -x      other arguments go to pytest
 
 The first run makes a virtual environment, .venv-tests/, and installs the pinned requirements.
@@ -142,6 +142,8 @@ def main(arguments: list[str]) -> int:
     """Prepare, run pytest, and return its exit status."""
     if sys.version_info < (3, 10):  # noqa: UP036 (said here, since pip would say it worse)
         raise SystemExit("tests/run.py: Python 3.10 or newer is needed.")
+    if "--parity" in arguments and sys.version_info < (3, 11):
+        raise SystemExit("tests/run.py: the libraries of --parity need Python 3.11 or newer.")
     try:
         with one_at_a_time():
             prepare("--parity" in arguments)
