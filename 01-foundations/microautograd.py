@@ -270,6 +270,7 @@ class Tensor:
             if len(self.data) != 1 or len(self.data[0]) != 1:
                 raise ValueError("backward() without a gradient starts from a [1][1] tensor only")
             grad = [[1.0]]
+        check_same_shape(self, Tensor(grad))
         # Topological order: every tensor stands after all of its parents. The list is built with
         # an explicit stack, since a long chain would overflow Python's call stack. A tensor goes
         # on the stack twice: on the first visit it is put back below its parents, and on the
@@ -319,6 +320,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         raise ValueError(f"x has {len(x.data[0])} columns, weight {len(weight.data[0])}")
     out = [[dot(row, w) for w in weight.data] for row in x.data]
     if bias is not None:
+        check_is_row(bias, len(weight.data))
         out = [list(map(add, row, bias.data[0])) for row in out]
 
     # y[n][o] = sum_i x[n][i] w[o][i]. So dy/dx = w and dy/dw = x, and with all paths added up
@@ -849,6 +851,13 @@ def check_same_shape(a: Tensor, b: Tensor) -> None:
     shapes = [(len(tensor.data), len(tensor.data[0])) for tensor in (a, b)]
     if shapes[0] != shapes[1]:
         raise ValueError(f"shapes differ: {shapes[0]} and {shapes[1]}")
+
+
+def check_is_row(tensor: Tensor, width: int) -> None:
+    """Raise ValueError unless the tensor is [1][width], as a bias must be."""
+    shape = (len(tensor.data), len(tensor.data[0]))
+    if shape != (1, width):
+        raise ValueError(f"shapes differ: {shape} and {(1, width)}")
 
 
 def raise_graph_is_gone(d_out: list[list[float]]) -> None:
