@@ -1,0 +1,949 @@
+"""A convolution and a maximum recognise a digit anywhere after seeing it in one place only.
+
+A convolution lays a small filter on every place of an image and writes down how well it matches
+there. When the image moves, these matches move along and do not change. Keep only the best match
+of each filter, and the result does not change at all, wherever the image stands.
+
+The run takes handwritten digits of 8 x 8 pixels and puts them in the middle of a canvas of
+12 x 12. Three networks learn from this one position, from the same number of images: an MLP, and
+two convolutional networks with the same filters that differ in one number, the size of the tiles
+over which they take the maximum: 4 x 4 places, or the whole image. A fourth network, again an
+MLP, gets as many images, but moved to random positions (data augmentation). Then all four are
+tested on digits by other writers at all 25 positions. Look at three things: which of
+convolution and maximum makes the output follow the digit, and which makes it stand still; the
+four maps of the accuracy by position; and how well a network reads that keeps 16 numbers of an
+image and no trace of where anything was.
+
+In the code    In the papers    Meaning                                          Shape
+image          x, f             pixels, row after row, 0 = paper, 1 = ink        [size*size]
+weight         w, K             one filter per row                               [F][k*k]
+patch                           the pixels under the filter at one place         [k*k]
+response       y, (f * K)       how well one filter matches one patch            one number
+map            feature map      one filter's responses at all places             [side*side]
+tile           pooling window   the side of the square that a maximum is over    one number
+offset         T                how far down and right the digit stands          (dy, dx)
+
+Equivariant means: the input moves and the output moves along. Invariant means: the input moves
+and the output stays.
+
+What is left out: images of several channels and networks of several layers, where a filter reads
+the maps of the layer below; strides (convolutions that skip places); turned and scaled digits,
+which move nothing in parallel and which this network does not treat alike.
+
+A number marked [results: ...] is not from this run: it was recorded from a run with one thing
+changed, and stands in results/microconv.json under that key.
+
+Papers: Fukushima, "Neocognitron", 1980. LeCun et al., "Gradient-Based Learning Applied to
+Document Recognition", 1998. Krizhevsky et al., "ImageNet Classification with Deep Convolutional
+Neural Networks", 2012. Lin et al., "Network In Network", 2013, arXiv:1312.4400 (pooling over the
+whole image). He et al., "Deep Residual Learning", 2015, arXiv:1512.03385. Azulay & Weiss, "Why do
+deep convolutional networks generalize so poorly to small image transformations?", 2018,
+arXiv:1805.12177. Zhang, "Making Convolutional Networks Shift-Invariant Again", 2019,
+arXiv:1904.11486. Liu et al., "A ConvNet for the 2020s", 2022, arXiv:2201.03545.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import http.client
+import math
+import os
+import random
+import time
+import urllib.request
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from math import exp, isqrt, log
+from operator import add, itemgetter, mul, sub
+from pathlib import Path
+
+# === CONSTANTS ===
+
+SEED = 42
+NUM_TRAIN = 1437  # the first 80% of the file; the other 360 digits are by other writers
+TEST_EVERY = 4  # of these, every fourth is also tested away from the centre
+DIGIT = 8  # pixels on a side of a digit
+CANVAS = 12  # pixels on a side of the canvas: a digit has 5 x 5 positions on it
+CENTRE = (2, 2)  # the offset of all digits in training
+KERNEL_SIZE = 5  # pixels on a side of a filter
+PADDING = 4  # rings of zeros around the canvas: KERNEL_SIZE - 1, see THE CONVOLUTION
+NUM_FILTERS = 16
+TILE = 4  # places on a side of a tile, in the network that keeps tiles apart
+NUM_HIDDEN = 32  # units of the MLP
+EPOCHS = 3
+BATCH_SIZE = 5  # images per step
+CNN_LEARNING_RATE = 0.02  # tried: 0.01 to 0.03
+MLP_LEARNING_RATE = 0.01  # tried: 0.003 to 0.03; higher ones ruin the augmented MLP
+
+# === THE DIGITS, AND A NETWORK THAT LEARNS PIXELS ===
+
+# A digit is laid on an empty canvas at an offset. Only the offset changes in the test: the digit
+# itself, pixel for pixel, does not.
+
+
+def paste(digit: Sequence[float], dy: int, dx: int, canvas: int) -> list[float]:
+    """A digit [8*8] on an empty canvas, dy rows down and dx columns right -> [canvas*canvas]."""
+    image = [0.0] * (canvas * canvas)
+    for row in range(DIGIT):
+        start = (row + dy) * canvas + dx
+        image[start : start + DIGIT] = digit[row * DIGIT : (row + 1) * DIGIT]
+    return image
+
+
+def random_matrix(rows: int, columns: int, gain: float, rng: random.Random) -> Tensor:
+    """[rows][columns] of random numbers with variance gain / columns.
+
+    Then a dot product with a row has about gain times the mean square of its input. ReLU, which
+    comes next in every hidden layer, cuts the half below zero, hence gain 2 there (He et al.,
+    2015, arXiv:1502.01852) and 1 at the output.
+    """
+    spread = (gain / columns) ** 0.5
+    return Tensor([[rng.gauss(0.0, spread) for _ in range(columns)] for _ in range(rows)])
+
+
+class MLP:
+    """The rival: 32 units, each with a weight of its own for each of the 144 pixels.
+
+    A stroke that moves by one pixel meets other weights. Whatever was learned about it at the old
+    place is of no use at the new one, and weights of pixels that were always paper in training
+    never received a gradient at all.
+    """
+
+    def __init__(self, rng: random.Random) -> None:
+        self.hidden = random_matrix(NUM_HIDDEN, CANVAS * CANVAS, 2.0, rng)
+        self.hidden_bias = Tensor([[0.0] * NUM_HIDDEN])
+        self.head = random_matrix(10, NUM_HIDDEN, 1.0, rng)
+        self.head_bias = Tensor([[0.0] * 10])
+
+    def parameters(self) -> list[Tensor]:
+        """Everything that training may change."""
+        return [self.hidden, self.hidden_bias, self.head, self.head_bias]
+
+    def forward(self, images: list[list[float]]) -> Tensor:
+        """Images [N][144] -> logits [N][10]: a score for each digit."""
+        x = Tensor(images, requires_grad=False)
+        hidden = relu(linear(x, self.hidden, self.hidden_bias))
+        return linear(hidden, self.head, self.head_bias)
+
+
+# === THE CONVOLUTION ===
+
+# The response of a filter K of k x k weights at the place (y, x), with padding p:
+#
+#     out[y][x] = bias + sum over u, v in 0..k-1 of  K[u][v] * in[y + u - p][x + v - p]
+#
+# Pixels outside of the canvas count as zero. Each response is one dot product: the filter with
+# the patch of pixels under it. To write the patches down as rows and multiply them by the filters
+# as a matrix is called im2col; it makes the convolution an ordinary linear layer.
+#
+#     image      filter     patches, padding 0                  responses
+#     0 1 0       1 0       (0 1 0 1)  (1 0 1 1)                1   2
+#     0 1 1       0 1       (0 1 0 0)  (1 1 0 0)                0   1
+#     0 0 0                  top left: 1*0 + 0*1 + 0*0 + 1*1 = 1
+#
+# Mathematicians call this cross-correlation. Their convolution turns the filter by 180 degrees
+# first; for filters that are learned it makes no difference, so every framework leaves it out.
+#
+# Two assumptions about images are built in. Locality: a response sees k x k neighbouring pixels.
+# Weight sharing: the same filter serves every place. 16 filters of 5 x 5 are 400 weights,
+# whatever the size of the canvas; the MLP needs 144 for a single unit.
+
+
+@lru_cache
+def windows(size: int, kernel: int, padding: int) -> list[itemgetter]:
+    """For each place of the map, row after row, what picks its patch out of a padded image.
+
+    A padded image is the image's [size*size] pixels and one zero more, which stands for every
+    pixel outside of it.
+    """
+    places = range(-padding, size + padding - kernel + 1)
+    if not places:
+        raise ValueError(f"a filter of {kernel} x {kernel} does not fit {size} x {size} pixels")
+    return [
+        itemgetter(
+            *[
+                row * size + column if 0 <= row < size and 0 <= column < size else size * size
+                for row in range(top, top + kernel)
+                for column in range(left, left + kernel)
+            ]
+        )
+        for top in places
+        for left in places
+    ]
+
+
+def conv2d_map(image: Sequence[float], weights: Sequence[float], bias: float, padding: int) -> list:
+    """One filter's map: image [size*size], weights [k*k] -> [side*side], side = size + 2p - k + 1.
+
+    The example above:
+    >>> conv2d_map([0, 1, 0, 0, 1, 1, 0, 0, 0], [1, 0, 0, 1], 0, padding=0)
+    [1, 2, 0, 1]
+    """
+    size, kernel = isqrt(len(image)), isqrt(len(weights))
+    padded = (*image, 0.0)
+    patches = [window(padded) for window in windows(size, kernel, padding)]
+    return [dot(patch, weights) + bias for patch in patches]
+
+
+# Why does the map move along when the image moves? The response at a place depends on the patch
+# there and on nothing else. Move the image to the right, and the patch of (y, x) is now the patch
+# of (y, x + 1): the same numbers go into the same sum, which gives the same result to the last
+# bit, one place further right. This is equivariance, f(T x) = T f(x), and it is exact, as long
+# as nothing is lost at the border. Padding by k - 1 (PyTorch: padding=4, others say "full") makes
+# a place for every patch that touches the canvas, so that nothing is.
+
+# === THE MAXIMUM ===
+
+# A map that moves along is not yet an answer that stays. What comes next decides:
+#
+# - The maximum over the whole map (global max pooling) keeps one number of each filter: how well
+#   it matched at its best place. Moving the digit moves the patches to other places, but they
+#   are still the same set of patches, and the maximum of a set does not ask where. This is
+#   invariance, f(T x) = f(x), again to the last bit.
+# - The maximum over tiles keeps one number for each tile and filter, and the linear layer behind
+#   it has a weight for each (it is "flattened"). A digit that moves into other tiles meets other
+#   weights there, as in the MLP.
+#
+# "Convolutional networks are translation invariant" is therefore half a truth. Convolutions are
+# equivariant; whether the network is invariant depends on the pooling, on the borders and on the
+# layer at the end.
+
+
+def conv2d_max(
+    images: list[list[float]], weight: Tensor, bias: Tensor, padding: int, tile: int | None
+) -> Tensor:
+    """Convolve, then take the maximum over each tile x tile places; None: over the whole map.
+
+    images [N][size*size], weight [F][k*k], bias [1][F] -> [N][F*tiles], filter after filter.
+    Places that are left over where tiles do not fill the side are not read.
+    """
+    size, kernel = isqrt(len(images[0])), isqrt(len(weight.data[0]))
+    tiles = tiled(windows(size, kernel, padding), tile)
+    out: list[list[float]] = []
+    winners: list[list[tuple]] = []  # the patch behind each maximum: [N][F*tiles][k*k]
+    for image in images:
+        padded = (*image, 0.0)
+        # Of equal patches, such as those without ink, one is enough: they have equal responses,
+        # and a maximum does not count. This saves more than half of the dot products.
+        patches = [list(dict.fromkeys([window(padded) for window in rows])) for rows in tiles]
+        out_row, winner_row = [], []
+        for weights, b in zip(weight.data, bias.data[0]):
+            for tile_patches in patches:
+                responses = [dot(patch, weights) for patch in tile_patches]
+                best = max(responses)
+                out_row.append(best + b)
+                winner_row.append(tile_patches[responses.index(best)])
+        out.append(out_row)
+        winners.append(winner_row)
+
+    # A small change of a filter changes the maximum only through the patch that won; the others
+    # could change and it would not notice. So this is a linear layer whose input is the winner:
+    #   out = w . winner + b, hence d_w = sum over images and tiles of d_out * winner, d_b of d_out
+    # Of 256 places per filter only one is worked on, which makes the way back nearly free.
+    def pass_back(d_out: list[list[float]]) -> tuple:
+        d_weight, d_bias = [], []
+        for f in range(len(weight.data)):
+            columns = slice(f * len(tiles), (f + 1) * len(tiles))
+            slopes = sum([d_row[columns] for d_row in d_out], [])
+            patches = sum([winner_row[columns] for winner_row in winners], [])
+            d_weight.append([dot(slopes, pixels) for pixels in zip(*patches)])
+            d_bias.append(sum(slopes))
+        return d_weight, [d_bias]
+
+    return Tensor(out, (weight, bias), pass_back)
+
+
+def tiled(places: Sequence, tile: int | None) -> list[list]:
+    """Cut a square of places, row after row, into tiles of tile x tile; None: one tile of all.
+
+    >>> tiled("abcdefghijklmnop", 2)[:2]
+    [['a', 'b', 'e', 'f'], ['c', 'd', 'g', 'h']]
+    """
+    side = isqrt(len(places))
+    step = side if tile is None else tile
+    if not 1 <= step <= side:
+        raise ValueError(f"a tile of {step} x {step} does not fit {side} x {side} places")
+    return [
+        [places[(top + i) * side + left + j] for i in range(step) for j in range(step)]
+        for top in range(0, side - step + 1, step)
+        for left in range(0, side - step + 1, step)
+    ]
+
+
+class ConvNet:
+    """Convolution, maximum, ReLU, linear. tile is the one thing in which our two differ."""
+
+    def __init__(self, tile: int | None, rng: random.Random) -> None:
+        self.tile = tile
+        side = CANVAS + 2 * PADDING - KERNEL_SIZE + 1
+        num_tiles = 1 if tile is None else (side // tile) ** 2
+        self.filters = random_matrix(NUM_FILTERS, KERNEL_SIZE * KERNEL_SIZE, 2.0, rng)
+        self.filter_bias = Tensor([[0.0] * NUM_FILTERS])
+        self.head = random_matrix(10, NUM_FILTERS * num_tiles, 1.0, rng)
+        self.head_bias = Tensor([[0.0] * 10])
+
+    def parameters(self) -> list[Tensor]:
+        """Everything that training may change."""
+        return [self.filters, self.filter_bias, self.head, self.head_bias]
+
+    def features(self, images: list[list[float]]) -> Tensor:
+        """The maxima: images [N][size*size] -> [N][16*tiles]."""
+        # ReLU usually stands before the maximum. It keeps the order of numbers, so that the
+        # maximum comes out the same; but so it has one number to work on instead of all.
+        return relu(conv2d_max(images, self.filters, self.filter_bias, PADDING, self.tile))
+
+    def forward(self, images: list[list[float]]) -> Tensor:
+        """Images [N][size*size] -> logits [N][10]: a score for each digit."""
+        return linear(self.features(images), self.head, self.head_bias)
+
+
+# Today's image networks (ResNet, ConvNeXt) stack dozens of convolutions, 3 x 3 or 7 x 7, and end
+# in a global *average*, which is invariant too but for rounding, since a sum does not ask where
+# either. In between they halve the maps by strides and tiles, and there lose exactness: see the
+# table that the run prints first. PyTorch: torch.nn.functional.conv2d(x, weight, bias, padding=4)
+# and torch.amax(maps, dim=(2, 3)). Its kernels do not write im2col's patches to memory, which
+# would hold every pixel 25 times; they gather them piece by piece while they multiply.
+
+# === TRAINING ===
+
+# The same for all networks but for the learning rate. What differs is where the digits stand.
+
+
+def train(
+    model: MLP | ConvNet,
+    digits: Sequence[Sequence[float]],
+    labels: Sequence[int],
+    learning_rate: float,
+    everywhere: bool,
+    rng: random.Random,
+) -> None:
+    """Learn from the digits, all in the centre or (everywhere) each at a new random offset."""
+    optimizer = Adam(model.parameters())
+    steps_per_epoch = len(digits) // BATCH_SIZE
+    num_steps = EPOCHS * steps_per_epoch
+    losses: list[float] = []
+    for step in range(1, num_steps + 1):
+        if step % steps_per_epoch == 1 or steps_per_epoch == 1:
+            order = rng.sample(range(len(digits)), len(digits))  # a new pass through all digits
+        batch, order = order[:BATCH_SIZE], order[BATCH_SIZE:]
+        images = []
+        for i in batch:
+            offset = rng.choice(all_offsets()) if everywhere else CENTRE
+            images.append(paste(digits[i], *offset, CANVAS))
+
+        loss = cross_entropy(model.forward(images), [labels[i] for i in batch])
+        loss.backward()
+        optimizer.step(learning_rate * (1.0 - (step - 1) / num_steps))
+
+        losses.append(loss.item())
+        if step % steps_per_epoch == 0:
+            print(f"step {step:4d}/{num_steps} | loss {sum(losses) / len(losses):.4f}", flush=True)
+            losses.clear()
+
+
+# What the size of the tiles is worth, each line a whole run of its own. The larger the tiles, the
+# further a digit can move without leaving them, and the less is lost; but as long as there are
+# two of them side by side, most of it is lost.
+#
+#     tile     lost when the digit moves
+#     2 x 2    0.00 [results: tile_2.tiled_lost]
+#     4 x 4    the run below
+#     8 x 8    0.00 [results: tile_8.tiled_lost]
+#     whole    nothing
+#
+# Are the filters learned, or would any do? With filters left as they were drawn and only the last
+# layer trained, the network is as invariant as before, but reads only 0.00
+# [results: frozen_filters.global_centre] of the digits in the centre. And is the augmented MLP
+# only short of time? With four times the training it reaches 0.00
+# [results: long_training.augmented_shifted] away from the centre.
+
+# === MOVING THE DIGIT ===
+
+# Three measurements: how exactly the output follows a moving digit, before any training; what
+# moving does to the accuracy; and what it does to the numbers behind the accuracy.
+
+
+def all_offsets() -> list[tuple[int, int]]:
+    """The 25 offsets (dy, dx) at which a digit fits on the canvas."""
+    return [(dy, dx) for dy in range(CANVAS - DIGIT + 1) for dx in range(CANVAS - DIGIT + 1)]
+
+
+def following_error(
+    digit: Sequence[float], weights: Sequence[float], tile: int | None, shift: int
+) -> float:
+    """Move a digit right by shift pixels, and its map of maxima by as many whole places as fits
+    best: the largest difference that remains, as a fraction of the largest entry.
+    """
+    filters, no_bias = Tensor([list(weights)]), Tensor([[0.0]])
+    images = [paste(digit, 4, 4 + right, 16) for right in (0, shift)]
+    maxima = conv2d_max(images, filters, no_bias, PADDING, tile).data
+    side = isqrt(len(maxima[0]))
+    before, after = [[row[i : i + side] for i in range(0, len(row), side)] for row in maxima]
+    errors = []
+    for places in range(min(side, shift + 1)):
+        # What comes in from the left is the response to empty paper: zero, as there is no bias.
+        moved = [([0.0] * places + row)[:side] for row in before]
+        errors.append(largest_difference(moved, after))
+    return min(errors) / largest_difference(before, [[0.0] * side] * side)
+
+
+def logits_by_offset(
+    model: MLP | ConvNet, digits: Sequence[Sequence[float]]
+) -> dict[tuple[int, int], list[list[float]]]:
+    """The logits [N][10] of the same N digits at each of the 25 offsets."""
+    return {
+        offset: model.forward([paste(digit, *offset, CANVAS) for digit in digits]).data
+        for offset in all_offsets()
+    }
+
+
+def accuracy(logits: Sequence[Sequence[float]], labels: Sequence[int]) -> float:
+    """The share of rows [N][10] whose largest entry is at the label."""
+    hits = [row.index(max(row)) == label for row, label in zip(logits, labels)]
+    return sum(hits) / len(hits)
+
+
+def largest_difference(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> float:
+    """The largest difference between entries of two matrices."""
+    return max(abs(x - y) for row_a, row_b in zip(a, b) for x, y in zip(row_a, row_b))
+
+
+def main() -> dict[str, object]:
+    """Train four networks, move the digits of other writers about, and see who still reads them."""
+    rng = random.Random(SEED)
+    digits, labels = load_digits()
+    held_out, held_out_labels = digits[NUM_TRAIN:], labels[NUM_TRAIN:]
+    moved, moved_labels = held_out[::TEST_EVERY], held_out_labels[::TEST_EVERY]
+    report_data(digits, labels)
+    errors = report_following(held_out[0], rng)
+
+    networks = {
+        "mlp": (MLP(rng), MLP_LEARNING_RATE, False),
+        "augmented": (MLP(rng), MLP_LEARNING_RATE, True),
+        "tiled": (ConvNet(TILE, rng), CNN_LEARNING_RATE, False),
+        "global": (ConvNet(None, rng), CNN_LEARNING_RATE, False),
+    }
+    rows, maps, all_logits = {}, {}, {}
+    for name, (model, learning_rate, everywhere) in networks.items():
+        print(f"\nTraining: {titles()[name]}")
+        start = time.perf_counter()
+        train(model, digits[:NUM_TRAIN], labels[:NUM_TRAIN], learning_rate, everywhere, rng)
+        print(f"time  training took {time.perf_counter() - start:.1f} s")
+
+        in_centre = model.forward([paste(digit, *CENTRE, CANVAS) for digit in held_out]).data
+        all_logits[name] = logits_by_offset(model, moved)
+        maps[name] = {key: accuracy(rows_, moved_labels) for key, rows_ in all_logits[name].items()}
+        elsewhere = [value for offset, value in maps[name].items() if offset != CENTRE]
+        rows[name] = {
+            "numbers": sum(len(p.data) * len(p.data[0]) for p in model.parameters()),
+            "centre": accuracy(in_centre, held_out_labels),
+            "same_digits": maps[name][CENTRE],
+            "shifted": sum(elsewhere) / len(elsewhere),
+        }
+    report_accuracy(rows, len(held_out), len(moved))
+    report_maps(maps)
+    difference = logit_difference(networks["global"][0], moved, all_logits["global"])
+    report_matches(networks["global"][0], moved[3])
+    headline = {
+        "global_centre": rows["global"]["centre"],
+        "global_shifted": rows["global"]["shifted"],
+        "tiled_lost": rows["tiled"]["same_digits"] - rows["tiled"]["shifted"],
+        "mlp_lost": rows["mlp"]["same_digits"] - rows["mlp"]["shifted"],
+        "augmented_shifted": rows["augmented"]["shifted"],
+        "logit_difference": difference,
+    }
+    report_conclusion(headline)
+    return {**headline, "details": {"rows": rows, "maps": maps, "errors": errors}}
+
+
+# === APPENDIX: REPORT AND HELPERS ===
+
+
+def titles() -> dict[str, str]:
+    """How the networks are called in the output."""
+    return {
+        "mlp": "MLP",
+        "augmented": "MLP, trained at all positions",
+        "tiled": f"convolution, max over {TILE} x {TILE} tiles",
+        "global": "convolution, max over the map",
+    }
+
+
+def report_data(digits: Sequence[Sequence[float]], labels: Sequence[int]) -> None:
+    """The facts before anything is learned."""
+    print(f"{len(digits):,} handwritten digits of {DIGIT} x {DIGIT} pixels: {NUM_TRAIN:,} to learn,")
+    print(f"  {len(digits) - NUM_TRAIN} by other writers to test. Guessing is right in 10%.")
+    print("One digit in the centre of the canvas, where all are in training, and in a corner:")
+    pictures = []
+    for offset in (CENTRE, (0, CANVAS - DIGIT)):
+        image = paste(digits[NUM_TRAIN], *offset, CANVAS)
+        rows = [image[i : i + CANVAS] for i in range(0, len(image), CANVAS)]
+        pictures.append([f"|{line}|" for line in shade(rows)])
+    for left, right in zip(*pictures):
+        print(f"  {left}    {right}")
+
+
+def report_following(digit: Sequence[float], rng: random.Random) -> dict[str, list[float]]:
+    """Print and return how well outputs follow a digit that moves, with filters that were drawn."""
+    filters = [[rng.gauss(0.0, 1.0) for _ in range(KERNEL_SIZE**2)] for _ in range(4)]
+    print("\nNothing is trained yet. Four random filters; the digit moves right, and the output is")
+    print("moved back by as many whole places as fits best. What difference remains:")
+    print("digit moved by                1 pixel   2 pixels   3 pixels   4 pixels")
+    errors = {}
+    tiles = {"the map itself": 1, "max over 2 x 2": 2, "max over 4 x 4": 4, "max over the map": None}
+    for name, tile in tiles.items():
+        errors[name] = [
+            max(following_error(digit, weights, tile, shift) for weights in filters)
+            for shift in (1, 2, 3, 4)
+        ]
+        cells = [f"{error:.0%}" if error else "0" for error in errors[name]]
+        print(f"{name:<24}" + "".join([f"{cell:>11}" for cell in cells]) + "   ")
+    return errors
+
+
+def logit_difference(
+    model: ConvNet, digits: Sequence[Sequence[float]], by_offset: dict[tuple, list[list[float]]]
+) -> float:
+    """The largest difference between a logit with the digit in the centre and the same logit with
+    the digit elsewhere: at the other offsets, and in the far corner of a canvas of 20 x 20.
+    """
+    large = model.forward([paste(digit, 12, 12, 20) for digit in digits]).data
+    others = [*by_offset.values(), large]
+    return max([largest_difference(logits, by_offset[CENTRE]) for logits in others])
+
+
+def report_accuracy(rows: dict[str, dict[str, float]], num_all: int, num_moved: int) -> None:
+    """One line per network."""
+    print(f"\nAccuracy on new writers: {num_all} digits in the centre; {num_moved} of them also at the")
+    print(f"other {len(all_offsets()) - 1} positions, where they stay below or at their own centre accuracy")
+    print(f"{'':<33}numbers  centre | these {num_moved}: centre  elsewhere")
+    for name, row in rows.items():
+        print(
+            f"{titles()[name]:<33}{row['numbers']:>7,}{row['centre']:>8.1%} |"
+            f"{row['same_digits']:>17.1%}{row['shifted']:>11.1%}"
+        )
+
+
+def report_maps(maps: dict[str, dict[tuple[int, int], float]]) -> None:
+    """The accuracy at each of the 25 offsets, for each network."""
+    print("\nThe same by position, in %: the middle of each square is where training took place")
+    print("".join([f"{name:<20}" for name in ("MLP", "MLP, all positions", "tiles", "whole map")]))
+    for dy in range(CANVAS - DIGIT + 1):
+        cells = [
+            "".join([f"{round(100 * value):>3}" for (row, _), value in chart.items() if row == dy])
+            for chart in maps.values()
+        ]
+        print("".join([f"{cell:<20}" for cell in cells]).rstrip())
+    print()
+    for dy in range(CANVAS - DIGIT + 1):
+        lines = [
+            shade([[value for (row, _), value in chart.items() if row == dy]])[0]
+            for chart in maps.values()
+        ]
+        print("".join([f" {line:<19}" for line in lines]).rstrip())
+
+
+def report_matches(model: ConvNet, digit: Sequence[float]) -> None:
+    """Where on a digit, at two positions, the filters matched that decided the prediction."""
+    images = [paste(digit, *offset, CANVAS) for offset in (CENTRE, (4, 0))]
+    features, logits = model.features(images).data[0], model.forward(images).data[0]
+    label = logits.index(max(logits))
+    votes = [weight * feature for weight, feature in zip(model.head.data[label], features)]
+    chosen = sorted(range(NUM_FILTERS), key=lambda f: -votes[f])[:5]
+    print(f"\nA digit read as {label}, and where the five filters matched that spoke most for it")
+    boards, best_patches = [], []
+    side = CANVAS + 2 * PADDING - KERNEL_SIZE + 1
+    for image in images:
+        # Place (y, x) of the map is the patch whose middle is pixel (y - ring, x - ring).
+        board = shade([image[i : i + CANVAS] for i in range(0, len(image), CANVAS)])
+        ring = (side - CANVAS) // 2
+        board = [""] * ring + board + [""] * ring
+        board = [list((" " * 2 * ring + line).ljust(2 * side)) for line in board]
+        for letter, f in zip("ABCDE", chosen):
+            weights, bias = model.filters.data[f], model.filter_bias.data[0][f]
+            responses = conv2d_map(image, weights, bias, PADDING)
+            best = responses.index(max(responses))
+            board[best // side][2 * (best % side)] = letter
+            if image is images[0]:
+                window = windows(CANVAS, KERNEL_SIZE, PADDING)[best]
+                best_patches.append(window((*image, 0.0)))
+        boards.append(["".join(line) for line in board])
+    for left, right in zip(*boards):
+        print(f"  {left}      {right}".rstrip())
+    print("Filters (dark: wants ink, blank: wants paper) and the patch that each matched best")
+    for name, squares in (("filter", [model.filters.data[f] for f in chosen]), ("patch", best_patches)):
+        tiles = []
+        for square in squares:
+            reach = max(map(abs, square))
+            low = -reach if name == "filter" else 0.0
+            tiles.append(shade([square[i : i + 5] for i in range(0, 25, 5)], low, reach))
+        for index, line in enumerate(zip(*tiles)):
+            heads = ["", "", name, "", ""]
+            print(f"{heads[index]:<9}" + "   ".join(line).rstrip())
+    print("vote     " + "   ".join([f"{f'{letter} {votes[f]:+.1f}':<10}" for letter, f in zip("ABCDE", chosen)]))
+
+
+def report_conclusion(numbers: dict[str, float]) -> None:
+    """Say in words what the run has shown, whatever it has shown."""
+    print(f"\nLargest change of any logit when a digit moves: {numbers['logit_difference']:g}")
+
+
+# === APPENDIX: ENGINE (common/engine.py; microautograd.py derives it) ===
+
+# The inner product, the engine's one primitive: dot([1, 2], [3, 4]) = 1*3 + 2*4 = 11.
+# From Python 3.12 on the standard library has it (math.sumprod); before, sum(map(mul, a, b))
+# also loops in C. Beware: where lengths differ, sumprod raises but map stops at the shorter one.
+dot = getattr(math, "sumprod", None) or (lambda a, b: sum(map(mul, a, b)))
+
+
+def transpose(a: list[list[float]]) -> list[list[float]]:
+    """[N][M] -> [M][N].
+
+    >>> transpose([[1, 2, 3], [4, 5, 6]])
+    [[1, 4], [2, 5], [3, 6]]
+    """
+    return list(map(list, zip(*a)))
+
+
+def matmul(a: list[list[float]], b: list[list[float]]) -> list[list[float]]:
+    """[N][K] times [K][M] -> [N][M]: entry (i, j) is the dot product of row i and column j.
+
+    >>> matmul([[1, 2]], [[3, 4], [5, 6]])
+    [[13, 16]]
+    """
+    columns = list(zip(*b))
+    return [[dot(row, column) for column in columns] for row in a]
+
+
+def log_sum_exp(scores: list[float]) -> float:
+    """log(sum_j exp(s_j)), with the largest score taken out of the sum so that exp stays finite.
+
+    >>> round(log_sum_exp([1000.0, 1000.0]) - 1000.0, 6)
+    0.693147
+    """
+    largest = max(scores)
+    return largest + log(sum([exp(score - largest) for score in scores]))
+
+
+class Tensor:
+    """A matrix that remembers how it was made, so that gradients can flow back through it.
+
+    data       [N][M]: list of rows of floats
+    grad       None until backward() reaches this tensor, then [N][M]: d(root) / d(data)
+    parents    the tensors that it was computed from; empty for a leaf
+    pass_back  takes this tensor's gradient and returns one gradient per parent (None: not
+               wanted). It gets the gradient as an argument and never refers to its own tensor:
+               so there is no reference cycle, and a graph is freed the moment it is dropped.
+    """
+
+    __slots__ = ("data", "grad", "parents", "pass_back", "requires_grad")
+
+    def __init__(
+        self,
+        data: list[list[float]],
+        parents: tuple[Tensor, ...] = (),
+        pass_back: Callable | None = None,
+        requires_grad: bool = True,
+    ) -> None:
+        self.data = data
+        self.grad: list[list[float]] | None = None
+        # A result needs a gradient if one of its parents does; otherwise it keeps no graph.
+        self.requires_grad = any(p.requires_grad for p in parents) if parents else requires_grad
+        self.parents = parents if self.requires_grad else ()
+        self.pass_back = pass_back if self.requires_grad else None
+
+    def item(self) -> float:
+        """The one number of a [1][1] tensor, such as a loss."""
+        ((value,),) = self.data
+        return value
+
+    def __add__(self, other: Tensor) -> Tensor:
+        """[N][M] + [N][M]. Both parents receive the result's gradient as it is."""
+        check_same_shape(self, other)
+        data = [list(map(add, a, b)) for a, b in zip(self.data, other.data)]
+        return Tensor(data, (self, other), lambda d_out: (d_out, d_out))
+
+    def __sub__(self, other: Tensor) -> Tensor:
+        """[N][M] - [N][M]."""
+        check_same_shape(self, other)
+        data = [list(map(sub, a, b)) for a, b in zip(self.data, other.data)]
+        return Tensor(
+            data, (self, other), lambda d_out: (d_out, [[-d for d in row] for row in d_out])
+        )
+
+    def __mul__(self, other: Tensor | float) -> Tensor:
+        """Entry by entry: [N][M] * [N][M], or every entry times one constant number."""
+        if not isinstance(other, Tensor):
+            data = [[value * other for value in row] for row in self.data]
+            return Tensor(
+                data, (self,), lambda d_out: ([[d * other for d in row] for row in d_out],)
+            )
+        check_same_shape(self, other)
+        a, b = self.data, other.data
+
+        def times(x: list[list[float]], y: list[list[float]]) -> list[list[float]]:
+            return [list(map(mul, row_x, row_y)) for row_x, row_y in zip(x, y)]
+
+        # d(a * b) = b da + a db: each factor's gradient is the other factor times d_out.
+        return Tensor(times(a, b), (self, other), lambda d: (times(d, b), times(d, a)))
+
+    def backward(self, grad: list[list[float]] | None = None) -> None:
+        """Add d(self)/d(tensor) to .grad of every tensor that self was made from.
+
+        grad [N][M] is the gradient to start from; a [1][1] loss starts from 1. The graph is
+        taken apart on the way, so that memory falls while gradients flow: a second backward()
+        through it raises RuntimeError.
+        """
+        if grad is None:
+            if len(self.data) != 1 or len(self.data[0]) != 1:
+                raise ValueError("backward() without a gradient starts from a [1][1] tensor only")
+            grad = [[1.0]]
+        check_same_shape(self, Tensor(grad))
+        # Topological order: every tensor stands after all of its parents. The list is built with
+        # an explicit stack, since a long chain would overflow Python's call stack. A tensor goes
+        # on the stack twice: on the first visit it is put back below its parents, and on the
+        # second they are all in the list, so it follows them.
+        order: list[Tensor] = []
+        visited: set[Tensor] = set()
+        stack = [(self, False)]
+        while stack:
+            tensor, parents_are_listed = stack.pop()
+            if parents_are_listed:
+                order.append(tensor)
+            elif tensor not in visited:
+                visited.add(tensor)
+                stack.append((tensor, True))
+                stack.extend([(p, False) for p in tensor.parents if p.requires_grad])
+        visited.clear()
+        self.grad = grad if self.grad is None else add_matrices(self.grad, grad)
+        # Backwards through that order a tensor comes after everything made from it: its gradient
+        # is complete, all uses added up, before it is passed on to its parents.
+        while order:
+            tensor = order.pop()
+            if tensor.pass_back is None:
+                continue
+            for parent, part in zip(tensor.parents, tensor.pass_back(tensor.grad)):
+                if part is not None and parent.requires_grad:
+                    parent.grad = part if parent.grad is None else add_matrices(parent.grad, part)
+            if tensor.parents:
+                tensor.parents, tensor.pass_back = (), raise_graph_is_gone
+
+
+def add_matrices(a: list[list[float]], b: list[list[float]]) -> list[list[float]]:
+    """[N][M] + [N][M] as a new matrix: a gradient may be shared, so it is never changed in place.
+
+    >>> add_matrices([[1.0, 2.0]], [[10.0, 20.0]])
+    [[11.0, 22.0]]
+    """
+    return [list(map(add, row_a, row_b)) for row_a, row_b in zip(a, b)]
+
+
+def check_same_shape(a: Tensor, b: Tensor) -> None:
+    """Raise ValueError unless both are [N][M]. Nothing is ever stretched to fit."""
+    shapes = [(len(tensor.data), len(tensor.data[0])) for tensor in (a, b)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"shapes differ: {shapes[0]} and {shapes[1]}")
+
+
+def check_is_row(tensor: Tensor, width: int) -> None:
+    """Raise ValueError unless the tensor is [1][width], as a bias must be."""
+    shape = (len(tensor.data), len(tensor.data[0]))
+    if shape != (1, width):
+        raise ValueError(f"shapes differ: {shape} and {(1, width)}")
+
+
+def raise_graph_is_gone(d_out: list[list[float]]) -> None:
+    """Stand where a graph has been taken apart by backward()."""
+    raise RuntimeError("backward() has already taken this graph apart: run the forward again")
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x [N][in] times the transpose of weight [out][in], plus bias [1][out] -> [N][out].
+
+    Row n of the result holds the dot products of row n of x with every row of weight.
+    """
+    if len(x.data[0]) != len(weight.data[0]):
+        raise ValueError(f"x has {len(x.data[0])} columns, weight {len(weight.data[0])}")
+    out = [[dot(row, w) for w in weight.data] for row in x.data]
+    if bias is not None:
+        check_is_row(bias, len(weight.data))
+        out = [list(map(add, row, bias.data[0])) for row in out]
+
+    # y[n][o] = sum_i x[n][i] w[o][i]. So dy/dx = w and dy/dw = x, and with all paths added up
+    #   d_x[n][i] = sum_o d_out[n][o] w[o][i]       d_x      = d_out @ weight
+    #   d_w[o][i] = sum_n d_out[n][o] x[n][i]       d_weight = transpose(d_out) @ x
+    def pass_back(d_out: list[list[float]]) -> tuple:
+        columns = transpose(d_out)
+        d_x = matmul(d_out, weight.data) if x.requires_grad else None
+        d_weight = matmul(columns, x.data) if weight.requires_grad else None
+        if bias is None:
+            return d_x, d_weight
+        return d_x, d_weight, [[sum(column) for column in columns]]
+
+    return Tensor(out, (x, weight) if bias is None else (x, weight, bias), pass_back)
+
+
+def relu(x: Tensor) -> Tensor:
+    """max(0, x), entry by entry. The slope is 1 above zero and 0 elsewhere, at zero too."""
+    data = [[value if value > 0.0 else 0.0 for value in row] for row in x.data]
+
+    def pass_back(d_out: list[list[float]]) -> tuple:
+        # An output above zero had an input above zero.
+        return ([[d if y > 0.0 else 0.0 for d, y in zip(*rows)] for rows in zip(d_out, data)],)
+
+    return Tensor(data, (x,), pass_back)
+
+
+def cross_entropy(logits: Tensor, targets: Sequence[int]) -> Tensor:
+    """Mean over rows of -log softmax(logits)[target]: logits [N][C], targets N -> [1][1], in nats.
+
+    Softmax and logarithm are one operation: -log softmax(z)[t] = log_sum_exp(z) - z[t], which
+    never takes the logarithm of a number that was rounded to zero.
+    """
+    check_targets(logits, targets)
+    totals = [log_sum_exp(row) for row in logits.data]
+    count = len(targets)
+    loss = sum([total - row[t] for total, row, t in zip(totals, logits.data, targets)]) / count
+
+    # d(log_sum_exp(z))/dz_c = exp(z_c) / sum_j exp(z_j) = p_c, hence d_z = (p - onehot) / N: each
+    # logit is pushed by the probability that it got, and the target's by that minus 1.
+    def pass_back(d_out: list[list[float]]) -> tuple:
+        factor = d_out[0][0] / count
+        d_logits = []
+        for row, total, target in zip(logits.data, totals, targets):
+            d_row = [factor * exp(z - total) for z in row]
+            d_row[target] -= factor
+            d_logits.append(d_row)
+        return (d_logits,)
+
+    return Tensor([[loss]], (logits,), pass_back)
+
+
+def check_targets(logits: Tensor, targets: Sequence[int]) -> None:
+    """Raise ValueError unless there is one class number for every row of logits [N][C]."""
+    if len(targets) != len(logits.data):
+        raise ValueError(f"{len(logits.data)} rows of logits but {len(targets)} targets")
+    if not all(0 <= target < len(logits.data[0]) for target in targets):
+        raise ValueError(f"a target is not one of the classes 0..{len(logits.data[0]) - 1}")
+
+
+# === APPENDIX: OPTIMISER (common/optim.py; microoptimizer.py explains it) ===
+
+
+class Adam:
+    """Adam: a step for each parameter, scaled by its own gradient's recent size.
+
+    Kingma & Ba, "Adam: A Method for Stochastic Optimization", 2015, arXiv:1412.6980, algorithm 1.
+    Two running means per number, of the gradient and of its square, start at zero; dividing by
+    1 - beta^t makes up for that start (bias correction).
+    """
+
+    def __init__(
+        self,
+        parameters: list[Tensor],
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ) -> None:
+        self.parameters = parameters
+        self.betas = betas
+        self.eps = eps
+        zeros = [[[0.0] * len(p.data[0])] * len(p.data) for p in parameters]
+        self.means = list(zeros)
+        self.squares = list(zeros)
+        self.num_steps = [0] * len(parameters)
+
+    def step(self, lr: float) -> None:
+        """Take one step with learning rate lr, and clear the gradients."""
+        beta1, beta2 = self.betas
+        for index, parameter in enumerate(self.parameters):
+            grad = parameter.grad
+            if grad is None:
+                continue
+            self.num_steps[index] += 1
+            mean = self.means[index] = [
+                [beta1 * m + (1.0 - beta1) * g for m, g in zip(m_row, g_row)]
+                for m_row, g_row in zip(self.means[index], grad)
+            ]
+            square = self.squares[index] = [
+                [beta2 * s + (1.0 - beta2) * g * g for s, g in zip(s_row, g_row)]
+                for s_row, g_row in zip(self.squares[index], grad)
+            ]
+            rate = lr / (1.0 - beta1 ** self.num_steps[index])
+            scale = (1.0 - beta2 ** self.num_steps[index]) ** -0.5
+            parameter.data = [
+                [
+                    x - rate * m / (scale * math.sqrt(s) + self.eps)
+                    for x, m, s in zip(x_row, m_row, s_row)
+                ]
+                for x_row, m_row, s_row in zip(parameter.data, mean, square)
+            ]
+            parameter.grad = None
+
+
+# === APPENDIX: DATA (common/data.py) ===
+
+# Where a script finds its data when it was copied out of the repository.
+DATA_URL = "https://raw.githubusercontent.com/Mathews-Tom/no-magic/main/data/"
+DIGITS_SHA256 = "09f66e6debdee2cd2b5ae59e0d6abbb73fc2b0e0185d2e1957e9ebb51e23aa22"
+
+
+def load_data(filename: str, sha256: str) -> bytes:
+    """Return the data file's bytes; end the program with one clear sentence if they are not to be
+    had or not the right ones (their sha256 differs).
+    """
+    here = Path(__file__).resolve().parent
+    for path in (here.parent / "data" / filename, here / filename):
+        if path.exists():
+            content = path.read_bytes()
+            if hashlib.sha256(content).hexdigest() != sha256:
+                raise SystemExit(f"{path} is damaged (wrong sha256): restore it, or delete it.")
+            return content
+    partial = here / f"{filename}.{os.getpid()}.part"
+    try:
+        with urllib.request.urlopen(DATA_URL + filename, timeout=20) as response:
+            content = response.read()
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise OSError("the download is damaged (wrong sha256)")
+        partial.write_bytes(content)
+        partial.replace(here / filename)
+    except (OSError, http.client.HTTPException) as problem:
+        where = f"from {DATA_URL} and put it beside the script"
+        raise SystemExit(f"No {filename}: {problem}. Get it {where}.") from None
+    finally:
+        partial.unlink(missing_ok=True)
+    return content
+
+
+def load_digits() -> tuple[list[list[float]], list[int]]:
+    """1,797 handwritten digits: images [1797][64] of values 0 to 1 (8 x 8 pixels), and labels.
+
+    A pixel counts the ink in a 4 x 4 block of the scan, 0 to 16. The rows stand in the order of
+    their writers, so a test on the last rows is a test on new handwriting.
+    """
+    text = gzip.decompress(load_data("digits.csv.gz", DIGITS_SHA256)).decode("ascii")
+    rows = [list(map(int, line.split(","))) for line in text.split()]
+    return [[ink / 16.0 for ink in row[:64]] for row in rows], [row[64] for row in rows]
+
+
+# === APPENDIX: PICTURES (common/pictures.py) ===
+
+SHADES = " .:-=+*#%@"  # from empty to full
+
+
+def shade(rows: Sequence[Sequence[float]], low: float = 0.0, high: float = 1.0) -> list[str]:
+    """A matrix [H][W] as H lines of 2 W characters: low is blank, high is @.
+
+    >>> shade([[0.0, 0.5, 1.0]])
+    ['  ==@@']
+    """
+    top = len(SHADES) - 1
+    lines = []
+    for row in rows:
+        levels = [(value - low) / (high - low) * top for value in row]
+        lines.append("".join([2 * SHADES[min(max(int(level), 0), top)] for level in levels]))
+    return lines
+
+
+if __name__ == "__main__":
+    main()
