@@ -203,7 +203,7 @@ CASES: dict[str, dict[str, Callable[[random.Random, int, int], Case]]] = {
     "softmax": {"": wide},
     "rms_norm": {"": normed(weight=False, bias=False), "weight": normed(weight=True, bias=False)},
     "layer_norm": {"": normed(weight=True, bias=True)},
-    "normalize": {"": wide},
+    "normalize": {"": wide, "short rows": one(eps=20.0)},
     "scaled_dot_product_attention": {"": attention},
     "cross_entropy": {"": classes},
     "log_prob": {"": classes},
