@@ -250,7 +250,18 @@ def test_item_is_the_one_number():
 # === MEMORY ===
 
 
+@pytest.fixture
+def no_collector():
+    """No cyclic garbage collector, and what was there before is hidden from gc's functions."""
+    gc.freeze()
+    gc.disable()
+    yield
+    gc.enable()
+    gc.unfreeze()
+
+
 def num_tensors():
+    """How many were made since the collector was switched off, and are alive."""
     return sum([type(thing) is Tensor for thing in gc.get_objects()])
 
 
@@ -266,44 +277,31 @@ def chain(x, length, step):
     ids=["add", "scale", "relu", "linear"],
 )
 @pytest.mark.parametrize("run_backward", [True, False], ids=["backward", "dropped"])
-def test_a_chain_of_100_000_neither_overflows_nor_leaks(step, run_backward):
-    gc.collect()
-    before = num_tensors()
-    gc.disable()
-    try:
-        x = Tensor([[0.0 if step(Tensor([[1.0]])).item() == 2.0 else 1.0]])
-        top = chain(x, 100_000, step)
-        if run_backward:
-            top.backward([[0.0]])
-            assert x.grad == [[0.0]]
-        del top
-        assert num_tensors() == before + 1  # x itself; all else was freed without the collector
-        x.grad = None
-        assert gc.collect() == 0
-    finally:
-        gc.enable()
+def test_a_chain_of_100_000_neither_overflows_nor_leaks(step, run_backward, no_collector):
+    x = Tensor([[0.0 if step(Tensor([[1.0]])).item() == 2.0 else 1.0]])
+    top = chain(x, 100_000, step)
+    if run_backward:
+        top.backward([[0.0]])
+        assert x.grad == [[0.0]]
+    del top
+    assert num_tensors() == 1  # x itself; all else was freed without the collector
+    assert gc.collect() == 0
 
 
 @each_case
 @pytest.mark.parametrize("run_backward", [True, False], ids=["backward", "dropped"])
-def test_no_operation_leaves_garbage(name, variant, run_backward):
+def test_no_operation_leaves_garbage(name, variant, run_backward, no_collector):
     case = new_case(name, variant, 1, 3, 3)
     tensors = tensors_of(case)
-    gc.collect()
-    before = num_tensors()
-    gc.disable()
-    try:
-        out = case.run(name, tensors)
-        if run_backward:
-            out.backward(ones(out))
-        del out
-        assert num_tensors() == before
-        assert gc.collect() == 0
-    finally:
-        gc.enable()
+    out = case.run(name, tensors)
+    if run_backward:
+        out.backward(ones(out))
+    del out
+    assert num_tensors() == len(tensors)
+    assert gc.collect() == 0
 
 
-def test_memory_is_flat_over_1000_steps_of_training():
+def test_memory_is_flat_over_1000_steps_of_training(no_collector):
     rng = random.Random(0)
     w1, w2, gain = Tensor(matrix(rng, 4, 3)), Tensor(matrix(rng, 3, 4)), Tensor([[1.0] * 4])
     table = Tensor(matrix(rng, 5, 3))
@@ -319,24 +317,19 @@ def test_memory_is_flat_over_1000_steps_of_training():
             p.data = [[v - 0.01 * g for v, g in zip(*rows)] for rows in zip(p.data, p.grad)]
             p.grad = None
 
-    gc.collect()
-    gc.disable()
     tracemalloc.start()
-    try:
-        memory, objects = [], []
-        for _ in range(10):
-            for _ in range(100):
-                step()
-            memory.append(tracemalloc.get_traced_memory()[0])
-            objects.append(len(gc.get_objects()))
-        # A leaked step would hold about 20 kB, so 900 of them 18 MB. Python itself keeps up to
-        # 2,000 freed tuples of a length for the next use, which is why the limit is not zero.
-        assert max(memory[1:]) - memory[1] < 200_000, memory
-        assert max(objects[1:]) - objects[1] < 10, objects
-        assert gc.collect() == 0
-    finally:
-        tracemalloc.stop()
-        gc.enable()
+    memory, objects = [], []
+    for _ in range(10):
+        for _ in range(100):
+            step()
+        memory.append(tracemalloc.get_traced_memory()[0])
+        objects.append(len(gc.get_objects()))
+    tracemalloc.stop()
+    # A leaked step would hold about 20 kB, so 900 of them 18 MB. Python itself keeps up to 2,000
+    # freed tuples of a length for the next use, which is why the limit is not zero.
+    assert max(memory[1:]) - memory[1] < 200_000, memory
+    assert max(objects[1:]) - objects[1] < 10, objects
+    assert gc.collect() == 0
 
 
 def test_memory_falls_while_gradients_flow():
