@@ -55,7 +55,7 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import exp, isqrt, log
-from operator import add, itemgetter, mul, sub
+from operator import add, mul, sub
 from pathlib import Path
 
 # === CONSTANTS ===
@@ -151,26 +151,28 @@ class MLP:
 
 
 @lru_cache
-def windows(size: int, kernel: int, padding: int) -> list[itemgetter]:
-    """For each place of the map, row after row, what picks its patch out of a padded image.
-
-    A padded image is the image's [size*size] pixels and one zero more, which stands for every
-    pixel outside of it.
+def windows(size: int, kernel: int, padding: int) -> list[list[int]]:
+    """For each place of the map, row after row: which pixels of the image [size*size] form its
+    patch. Pixels outside of the image have the number size*size.
     """
     places = range(-padding, size + padding - kernel + 1)
     if not places:
         raise ValueError(f"a filter of {kernel} x {kernel} does not fit {size} x {size} pixels")
     return [
-        itemgetter(
-            *[
-                row * size + column if 0 <= row < size and 0 <= column < size else size * size
-                for row in range(top, top + kernel)
-                for column in range(left, left + kernel)
-            ]
-        )
+        [
+            row * size + column if 0 <= row < size and 0 <= column < size else size * size
+            for row in range(top, top + kernel)
+            for column in range(left, left + kernel)
+        ]
         for top in places
         for left in places
     ]
+
+
+def im2col(image: Sequence[float], windows: Sequence[Sequence[int]]) -> list[tuple[float, ...]]:
+    """The patch of each window: image [size*size] -> [len(windows)][k*k]."""
+    padded = [*image, 0.0]  # the last entry is what a pixel outside of the image reads
+    return [tuple([padded[i] for i in window]) for window in windows]
 
 
 def conv2d_map(
@@ -183,8 +185,7 @@ def conv2d_map(
     [1, 2, 0, 1]
     """
     size, kernel = isqrt(len(image)), isqrt(len(weights))
-    padded = (*image, 0.0)
-    patches = [window(padded) for window in windows(size, kernel, padding)]
+    patches = im2col(image, windows(size, kernel, padding))
     return [dot(patch, weights) + bias for patch in patches]
 
 
@@ -225,10 +226,9 @@ def conv2d_max(
     out: list[list[float]] = []
     winners: list[list[tuple]] = []  # the patch behind each maximum: [N][F*tiles][k*k]
     for image in images:
-        padded = (*image, 0.0)
         # Of equal patches, such as those without ink, one is enough: they have equal responses,
         # and a maximum does not count. This saves more than half of the dot products.
-        patches = [list(dict.fromkeys([window(padded) for window in rows])) for rows in tiles]
+        patches = [list(dict.fromkeys(im2col(image, tile_windows))) for tile_windows in tiles]
         out_row, winner_row = [], []
         for weights, b in zip(weight.data, bias.data[0]):
             for tile_patches in patches:
@@ -509,9 +509,8 @@ def report_data(digits: Sequence[Sequence[float]]) -> None:
     """The facts before anything is learned."""
     start = f"{len(digits):,} handwritten digits of {DIGIT} x {DIGIT} pixels"
     print(f"{start}: {NUM_TRAIN:,} to learn from, and")
-    print(
-        f"  {len(digits) - NUM_TRAIN} by other writers for the test. A guess is right in 10% of cases."
-    )
+    num_test = len(digits) - NUM_TRAIN
+    print(f"  {num_test} by other writers for the test. A guess is right in 10% of cases.")
     print("A digit in the centre of the canvas, as in training, and in a corner:")
     pictures = []
     for offset in (CENTRE, (0, CANVAS - DIGIT)):
@@ -542,9 +541,8 @@ def report_following(digit: Sequence[float], rng: random.Random) -> dict[str, li
 def report_accuracy(rows: dict[str, dict[str, float]], num_all: int, num_moved: int) -> None:
     """One line per network."""
     elsewhere = len(all_offsets()) - 1
-    print(
-        f"\nAccuracy on digits by other writers: {num_all} in the centre; {num_moved} of them also at"
-    )
+    counts = f"{num_all} in the centre; {num_moved} of them also at"
+    print(f"\nAccuracy on digits by other writers: {counts}")
     print(f"the {elsewhere} other positions (mean), where the centre's accuracy is the limit")
     print(f"{'':<41}{num_all:>10}{f'{num_moved} of them':>24}")
     print(f"{'network':<33}{'numbers':>8}{'centre':>10}{'centre':>9}{'elsewhere':>11}{'lost':>7}")
@@ -576,17 +574,15 @@ def report_matches(model: ConvNet, digit: Sequence[float]) -> None:
     label = logits.index(max(logits))
     votes = [weight * feature for weight, feature in zip(model.head.data[label], features)]
     chosen = sorted(range(NUM_FILTERS), key=lambda f: -votes[f])[:5]
-    print(
-        f"\nA digit read as {label}, in the centre and moved. Letters: where the five filters matched"
-    )
-    print(f"that spoke most for {label}. Vote: a filter's maximum times its weight for {label}.")
+    print(f"\nA digit read as {label}, in the centre and moved. Letters: where the five filters")
+    print(f"matched that spoke most for {label}. Vote: the filter's maximum times its weight.")
     best = [[best_place(image, model, f) for f in chosen] for image in images]
     boards = [board(image, places) for image, places in zip(images, best)]
     for left, right in zip(*boards):
         if left.strip() or right.strip():
             print(f"  {left}      {right}".rstrip())
-    find = windows(CANVAS, KERNEL_SIZE, PADDING)
-    patches = [find[place]((*images[0], 0.0)) for place in best[0]]
+    all_patches = im2col(images[0], windows(CANVAS, KERNEL_SIZE, PADDING))
+    patches = [all_patches[place] for place in best[0]]
     filters = [model.filters.data[f] for f in chosen]
     print(
         "vote     " + "".join([f"{x} {votes[f]:<+11.1f}" for x, f in zip("ABCDE", chosen)]).rstrip()
@@ -636,9 +632,11 @@ def report_conclusion(numbers: dict[str, float], rows: dict[str, dict[str, float
     gain = rows["tiled"]["centre"] - rows["global"]["centre"]
     if gain > 0.0:
         print(
-            f"The price: in the centre, the network with tiles is better by {100 * gain:.0f} points."
+            f"The price: in the centre, the tiles are better by {100 * gain:.0f} points. The maximum over"
         )
-        print("Where a stroke is says something too. The maximum over the map forgets it.")
+        print(
+            f"the map keeps {NUM_FILTERS} numbers of an image, and none of them says where anything was."
+        )
 
 
 # === APPENDIX: ENGINE (common/engine.py; microautograd.py derives it) ===
