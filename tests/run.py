@@ -110,8 +110,8 @@ def prepare(parity: bool) -> None:
             version = f"{sys.version_info[0]}.{sys.version_info[1]}"
             raise SystemExit(
                 f"tests/run.py: this Python has no {' and no '.join(absent)}: install what makes "
-                f"virtual environments (on Debian and Ubuntu: sudo apt install python{version}-venv) "
-                "and run this command again."
+                "virtual environments (on Debian and Ubuntu: "
+                f"sudo apt install python{version}-venv) and run this command again."
             )
         print(f"Making {VENV.name}/ for Python {platform.python_version()} ...", flush=True)
         if VENV.exists():
