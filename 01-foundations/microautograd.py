@@ -1,20 +1,20 @@
 """Backpropagation is one algorithm, whether a node of the graph holds one number or a matrix.
 
-To learn, a network must know of each of its numbers how its error would change if that number
-grew a little. One could try each number up and down: 4,820 runs for the small network below.
-Backpropagation finds all these rates, the gradient, in one pass, for the price of a few runs. The
-computation is written down as a graph, with a node for each result and an edge to it from each
-thing that it was made of. Every edge knows its own small rate. Along a path of edges the rates are
-multiplied, and what comes over different paths is added. Nothing more is in it.
+To learn, a network must know for each of its numbers how the loss would change if that number
+grew a little. One could move each number up and down: 4,820 runs for the small network below.
+Backpropagation finds all these slopes, the gradient, in one backward pass, which costs about as
+much as two runs. The computation is recorded as a graph, with a node for each result and an edge
+to it from each value that it was computed from. Every edge knows its own slope. Along a path of
+edges the slopes are multiplied, and over different paths they are added. There is no more to it.
 
 This file builds the algorithm twice. In the first engine a node holds one number (Value): the
 clearest form, and the slowest, since each multiplication pays for making, visiting and freeing
-Python objects. In the second a node holds a matrix (Tensor): the same order of visits, the same
-adding up, but the bookkeeping is paid once for each matrix operation. That makes it tens of times
-faster. Look at three things in the run: that both engines give the same gradients, to the last
-digits; how many nodes each makes for the same batch; and where the time goes, to the bookkeeping,
-to Python's garbage collector or to the arithmetic. Then the second engine trains a network that
-reads handwritten digits. All scripts of this collection carry that engine.
+Python objects. In the second a node holds a matrix (Tensor): the same order, the same sums, but
+the bookkeeping is paid once for each matrix operation. That makes it tens of times faster. Look
+at three things in the run: that both engines give the same gradients, to the last digits; how
+many nodes each makes for the same batch; and where the time goes, to bookkeeping, to Python's
+garbage collector or to arithmetic. Then the second engine trains a network that reads handwritten
+digits. All scripts of this collection carry that engine.
 
 In the code    In the papers        Meaning                                           Shape
 grad           adjoint, v-bar       derivative of the result by this node's data      as data
@@ -59,32 +59,32 @@ SEED = 42
 NUM_TRAIN = 1437  # images to learn from; the other 360 are new handwriting
 NUM_HIDDEN = 32  # the network is 64 pixels, 32 hidden units, 10 classes
 BATCH_SIZE = 16  # images per step; a larger batch makes the first engine slower still
-MOVE = 1e-5  # larger, and the slope changes on the way; smaller, and rounding counts
-NUM_TRIALS = 40  # derivatives checked by trial, as many in each of the four matrices
+STEP_H = 1e-5  # h of the central difference: larger bends, smaller drowns in rounding
+NUM_CHECKED = 40  # derivatives checked so, as many in each of the four matrices
 LOCK_STEPS = 5  # steps of training that both engines take side by side
 LOCK_RATE = 0.1  # step size of these: plain gradient descent
 NUM_EPOCHS = 15  # passes through the training images, second engine alone
 LEARNING_RATE = 0.005  # Adam's, at the start; it falls to 0 in a straight line
 RACE_ROUNDS = 5  # times are the best of so many: the least disturbed one
 
-# === THE GRADIENT BY TRIAL, WHICH IS TO BE BEATEN ===
+# === FINITE DIFFERENCES: THE METHOD TO BEAT ===
 
 # The loss is the network's error as one number. How does it change if one of the network's numbers
-# grows a little? One can try. That needs no calculus and works for every function, so it is the
-# judge of all that follows. But it runs the network twice for each of its 2,410 numbers, and
-# subtracts two losses that are nearly equal: many of their digits are lost.
+# grows a little? One can try it: (f(x + h) - f(x - h)) / 2h. That needs no calculus and works for
+# any smooth function, so it is the check on all that follows. But it runs the network twice for
+# each of its 2,410 numbers, and subtracts two losses that are nearly equal, which loses digits.
 
 
 def central_difference(loss: Callable[[], float], parameter: Tensor, i: int, j: int) -> float:
     """d(loss) / d(parameter[i][j]), from the loss with that entry moved up and moved down."""
     kept, ends = parameter.data, []
-    for move in (MOVE, -MOVE):
+    for move in (STEP_H, -STEP_H):
         row = list(kept[i])
         row[j] += move
         parameter.data = [*kept[:i], row, *kept[i + 1 :]]
         ends.append(loss())
     parameter.data = kept
-    return (ends[0] - ends[1]) / (2.0 * MOVE)
+    return (ends[0] - ends[1]) / (2.0 * STEP_H)
 
 
 # === ONE NODE FOR EACH NUMBER ===
@@ -95,9 +95,9 @@ def central_difference(loss: Callable[[], float], parameter: Tensor, i: int, j: 
 # rest: along a path of edges slopes multiply, and where several paths lead from a number to the
 # result, they add. d = a * b + a at a = 2, b = 3 has two paths from a: b * 1 and 1, so 3 + 1 = 4.
 #
-# This is not symbolic differentiation: no formula for the derivative is ever written, and loops
-# and branches do not matter, since only the steps that were really taken are in the graph. Nor is
-# it the trial above: nothing is moved, and the slopes are exact.
+# This is not symbolic differentiation: no formula for the derivative of the whole is ever written,
+# and loops and branches do not matter, since only the steps that were really taken are in the
+# graph. Nor is it a finite difference: nothing is moved, and the slopes are exact.
 
 
 class Value:
@@ -156,20 +156,20 @@ class Value:
                 parent.grad += node.grad * local_grad
 
 
-# Why in this order? Two lines show it, at a = 1:
+# Why must the order be topological? Two lines show it, at a = 1:
 #
 #     b = a + a; c = b + b          c is 4a: the gradient of a is 4
 #
-# Let each node pass on what it holds as soon as something arrives. c gives 1 to b over each of two
-# edges: b holds 2. b gives 2 to a over each of two edges: a holds 4. But b is due a second time,
-# since c reached it twice. It still holds 2 and gives it to a twice again: a ends with 8, wrong.
-# To pass on only what is new would be right, but would follow each path by itself, and n doublings
-# have 2^n paths. In reverse topological order a node is visited once, after all that was made from
-# it: by then its gradient is complete.
+# Suppose that a node passes on its gradient whenever something arrives. c sends 1 to b over each
+# of two edges: b holds 2. b sends 2 to a over each of two edges: a holds 4. But b is due a second
+# time, since c reached it twice. It still holds 2 and sends it to a twice again: a ends with 8,
+# which is wrong. To pass on only what is new would be right, but it would follow each path
+# separately, and n doublings have 2^n paths. In reverse topological order a node is visited once,
+# after everything that was computed from it: by then its gradient is complete.
 
 
-def backward_at_once(root: Value) -> None:
-    """The order that suggests itself, and is wrong: pass a gradient on as soon as it changes."""
+def backward_without_order(root: Value) -> None:
+    """The obvious order, which is wrong: pass a gradient on as soon as it changes."""
     root.grad = 1.0
     waiting = [root]
     while waiting:
@@ -186,11 +186,11 @@ def backward_at_once(root: Value) -> None:
 # 2,048 weights, 1,048,576 slopes, and all but 64 in each row are zero. Nobody writes that down.
 # backward() only needs the gradient of the outputs *times* the Jacobian, the vector-Jacobian
 # product, and for each operation that is a short formula in matrices: its pass_back. All else
-# stays: the same order, the same adding up. Two things are new, both for memory's sake. A pass_back
-# is handed the gradient instead of reading it from its own tensor: so no tensor refers to itself
-# in a circle, and a graph is freed the moment it is dropped. And backward() takes the graph apart
-# as it goes, since what fills the memory in training are the results of the forward pass (the
-# activations), which are kept until backward() has used them.
+# stays: the same order, the same sums. Two things are new, both to save memory. A pass_back is
+# given the gradient instead of reading it from its own tensor: so no tensor is part of a reference
+# cycle, and a graph is freed the moment it is dropped. And backward() takes the graph apart as it
+# goes, since what fills the memory in training are the results of the forward pass (the
+# activations), which must be kept until backward() has used them.
 #
 # In production: PyTorch keeps the same graph in C++ (look at loss.grad_fn). JAX traces a function
 # into a program, and derives the backward program from it (jax.vjp, jax.grad). torch.compile has
@@ -239,9 +239,7 @@ class Tensor:
         """[N][M] - [N][M]."""
         check_same_shape(self, other)
         data = [list(map(sub, a, b)) for a, b in zip(self.data, other.data)]
-        return Tensor(
-            data, (self, other), lambda d_out: (d_out, [[-d for d in row] for row in d_out])
-        )
+        return Tensor(data, (self, other), lambda d: (d, [[-x for x in row] for row in d]))
 
     def __mul__(self, other: Tensor | float) -> Tensor:
         """Entry by entry: [N][M] * [N][M], or every entry times one constant number."""
@@ -270,6 +268,7 @@ class Tensor:
             if len(self.data) != 1 or len(self.data[0]) != 1:
                 raise ValueError("backward() without a gradient starts from a [1][1] tensor only")
             grad = [[1.0]]
+        check_same_shape(self, Tensor(grad))
         # Topological order: every tensor stands after all of its parents. The list is built with
         # an explicit stack, since a long chain would overflow Python's call stack. A tensor goes
         # on the stack twice: on the first visit it is put back below its parents, and on the
@@ -319,6 +318,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         raise ValueError(f"x has {len(x.data[0])} columns, weight {len(weight.data[0])}")
     out = [[dot(row, w) for w in weight.data] for row in x.data]
     if bias is not None:
+        check_is_row(bias, len(weight.data))
         out = [list(map(add, row, bias.data[0])) for row in out]
 
     # y[n][o] = sum_i x[n][i] w[o][i]. So dy/dx = w and dy/dw = x, and with all paths added up
@@ -413,8 +413,8 @@ def matrix_loss(parameters: list[Tensor], images: list, labels: list[int]) -> Te
 
 # === THE SAME GRADIENTS ===
 
-# The engines share no line of arithmetic, so a wrong rule in one of them would show. The trial,
-# which knows no rules at all, would show a wrong rule in both.
+# The engines share no line of arithmetic, so a wrong rule in one of them would show. The central
+# differences know no rules at all, and would show an error that both had made.
 
 
 def train_in_lock_step(
@@ -432,9 +432,9 @@ def train_in_lock_step(
         difference = largest_difference(numbers, parameters, "grad")
         steps.append((number.data, matrix.item(), difference))
         # backward() has changed no parameter: it is this step that trains. It also clears the
-        # gradients, since backward() adds to what is there. That is a convention and not
-        # mathematics: a large batch can be worked off in parts, but whoever forgets to clear
-        # follows the gradients of batches long gone (optimizer.zero_grad() in PyTorch).
+        # gradients, since backward() adds to what is there. That is a convention, not mathematics:
+        # it allows a large batch to be processed in parts, but whoever forgets to clear follows
+        # the gradients of old batches too (optimizer.zero_grad() in PyTorch).
         descend(numbers, parameters)
     return steps, largest_difference(numbers, parameters, "data")
 
@@ -442,21 +442,23 @@ def train_in_lock_step(
 # === THE RACE ===
 
 # What makes one node per number slow is not the arithmetic but what comes with it: for each
-# multiplication Python makes an object and two tuples, finds their place in the order, visits
-# them, and frees them. And there is a stowaway: the cyclic garbage collector. It wakes up when
-# many more objects have been made than freed, and walks over those that live, in search of circles
-# that reference counting cannot free. A graph under construction is just that: it is walked again
-# and again, and holds no circle. (In micrograd each node keeps a closure that refers to the node:
-# circles everywhere. There the collector could not just be switched off, as it is here.)
+# multiplication Python makes an object and two tuples, finds the node's place in the order, visits
+# it, and frees it. A hidden cost is the cyclic garbage collector. It runs whenever many more
+# objects have been made than freed, and searches the living ones for reference cycles, which
+# reference counting cannot free. While a graph is built, nothing but living objects is made: they
+# are searched again and again, and there is no cycle among them. So here the collector can be
+# switched off. (In micrograd it cannot: each node keeps a closure that refers to that node, so
+# every node is a cycle, and without the collector nothing would be freed.)
 #
-# One could object that the second engine only wins because its sums of products run in C. So it
-# also races with a loop in Python in place of dot: what remains is the gain of having fewer nodes.
+# One could object that the second engine only wins because its dot products run in C. So it also
+# races with a Python loop in place of dot: what remains is the gain of having fewer nodes.
 #
-# The run compares three ways to all derivatives, too. Forward mode carries slopes along with the
-# numbers, from one input to everything: one pass for each input. Reverse mode carries them from
-# one result to everything: one pass for each result. A loss is one number and a network has many,
-# so reverse mode it is. However many they are, the way back costs only a few runs forward, since
-# each edge is passed once in each direction (the cheap gradient principle).
+# The run also compares three ways to get all derivatives. Forward mode carries slopes along with
+# the numbers, from one input to all results: one pass for each input. Reverse mode carries them
+# back, from one result to all inputs: one pass for each result. A loss is one number that depends
+# on thousands, so reverse mode is the right one. However many they are, the backward pass costs
+# no more than a few forward passes, since each edge is used once in each direction (the cheap
+# gradient principle).
 
 
 def race(
@@ -518,9 +520,9 @@ def main() -> dict[str, object]:
     test = images[NUM_TRAIN:], labels[NUM_TRAIN:]
     batches = list(batches_of(*training, range(LOCK_STEPS * BATCH_SIZE)))
     parameters = new_parameters(rng)
-    trial_error = largest_trial_error(parameters, *batches[0], rng)
+    difference_error = central_difference_error(parameters, *batches[0], rng)
     steps, difference = train_in_lock_step(parameters, batches)
-    report_agreement(parameters, trial_error, steps, difference)
+    report_agreement(parameters, difference_error, steps, difference)
     sizes, times = race(parameters, *batches[0])
     report_race(parameters, sizes, times)
 
@@ -530,7 +532,7 @@ def main() -> dict[str, object]:
     headline = {
         "grad_max_diff": max([step[2] for step in steps]),
         "lockstep_max_diff": max([difference, *[abs(a - b) for a, b, _ in steps]]),
-        "finite_difference_error": trial_error,
+        "finite_difference_error": difference_error,
         "node_ratio": sizes[0][0] / sizes[1][0],
         "test_accuracy": accuracy(parameters, *test),
     }
@@ -568,10 +570,10 @@ def as_values(parameters: list[Tensor]) -> list[list[list[Value]]]:
     return [[[Value(x) for x in row] for row in parameter.data] for parameter in parameters]
 
 
-def largest_trial_error(
+def central_difference_error(
     parameters: list[Tensor], images: list, labels: list[int], rng: random.Random
 ) -> float:
-    """NUM_TRIALS gradients against central differences: the largest error, relative to each."""
+    """NUM_CHECKED gradients against central differences: the largest relative error."""
 
     def loss() -> float:
         return matrix_loss(parameters, images, labels).item()
@@ -579,11 +581,11 @@ def largest_trial_error(
     matrix_loss(parameters, images, labels).backward()
     errors = []
     for parameter in parameters:
-        for _ in range(NUM_TRIALS // len(parameters)):
+        for _ in range(NUM_CHECKED // len(parameters)):
             i, j = rng.randrange(len(parameter.data)), rng.randrange(len(parameter.data[0]))
-            trial = central_difference(loss, parameter, i, j)
-            # Of a derivative near 0 the trial sees only rounding: 1e-4 counts as small.
-            errors.append(abs(trial - parameter.grad[i][j]) / max(abs(trial), 1e-4))
+            slope = central_difference(loss, parameter, i, j)
+            # Near 0 a difference of losses is mostly rounding: it is compared with 1e-4 there.
+            errors.append(abs(slope - parameter.grad[i][j]) / max(abs(slope), 1e-4))
         parameter.grad = None
     return max(errors)
 
@@ -679,7 +681,7 @@ def report_toys() -> dict[str, float]:
 def report_order() -> dict[str, float]:
     """The counterexample for the order of visits, and sixty doublings."""
     gradients = []
-    for backward in (Value.backward, backward_at_once):
+    for backward in (Value.backward, backward_without_order):
         a = Value(1.0)
         b = a + a
         backward(b + b)
@@ -698,7 +700,7 @@ def report_order() -> dict[str, float]:
 
 
 def report_agreement(
-    parameters: list[Tensor], trial_error: float, steps: list, difference: float
+    parameters: list[Tensor], difference_error: float, steps: list, difference: float
 ) -> None:
     """The engines side by side, one line per step."""
     total = sum(len(p.data) * len(p.data[0]) for p in parameters)
@@ -710,7 +712,9 @@ def report_agreement(
     for step, (number, matrix, gradients) in enumerate(steps, 1):
         print(f"{step:4d}{number:22.15f}{matrix:22.15f}{gradients:22.1e}")
     print(f"After {len(steps)} steps the {total:,} numbers differ by at most {difference:.1e}.")
-    print(f"{NUM_TRIALS} gradients by trial: largest relative error {trial_error:.0e}")
+    print(
+        f"Against {NUM_CHECKED} central differences: largest relative error {difference_error:.0e}"
+    )
 
 
 def report_race(
@@ -731,13 +735,13 @@ def report_race(
     print(f"time  one node per matrix, loop in C      {times['matrix']:8.1f} ms")
 
     forward = times["matrix, forward only"]
-    trial_seconds = 2 * total * forward / 1000.0
-    print(f"\nThree ways to all {total:,} derivatives   runs forward   runs backward")
-    print(f"by trial, each number up and down{2 * total:>17,}{0:>16}")
+    seconds = 2 * total * forward / 1000.0
+    print(f"\nThree ways to {total:,} derivatives       runs forward   runs backward")
+    print(f"central differences, two per number{2 * total:>15,}{0:>16}")
     print(f"forward mode, from each number{total:>20,}{0:>16}")
     print(f"reverse mode, from the loss{1:>23}{1:>16}")
-    print(f"time  a run forward: {forward:.2f} ms, so by trial: {trial_seconds:.1f} s")
-    print(f"time  reverse mode costs as much as {times['matrix'] / forward:.1f} runs forward")
+    print(f"time  a run forward takes {forward:.2f} ms; central differences: {seconds:.1f} s")
+    print(f"time  forward and backward together cost {times['matrix'] / forward:.1f} runs forward")
 
 
 def report_digits(parameters: list[Tensor], images: list[list[float]], labels: list[int]) -> None:
@@ -845,6 +849,13 @@ def check_same_shape(a: Tensor, b: Tensor) -> None:
     shapes = [(len(tensor.data), len(tensor.data[0])) for tensor in (a, b)]
     if shapes[0] != shapes[1]:
         raise ValueError(f"shapes differ: {shapes[0]} and {shapes[1]}")
+
+
+def check_is_row(tensor: Tensor, width: int) -> None:
+    """Raise ValueError unless the tensor is [1][width], as a bias must be."""
+    shape = (len(tensor.data), len(tensor.data[0]))
+    if shape != (1, width):
+        raise ValueError(f"shapes differ: {shape} and {(1, width)}")
 
 
 def raise_graph_is_gone(d_out: list[list[float]]) -> None:

@@ -662,9 +662,7 @@ class Tensor:
         """[N][M] - [N][M]."""
         check_same_shape(self, other)
         data = [list(map(sub, a, b)) for a, b in zip(self.data, other.data)]
-        return Tensor(
-            data, (self, other), lambda d_out: (d_out, [[-d for d in row] for row in d_out])
-        )
+        return Tensor(data, (self, other), lambda d: (d, [[-x for x in row] for row in d]))
 
     def __mul__(self, other: Tensor | float) -> Tensor:
         """Entry by entry: [N][M] * [N][M], or every entry times one constant number."""
@@ -693,6 +691,7 @@ class Tensor:
             if len(self.data) != 1 or len(self.data[0]) != 1:
                 raise ValueError("backward() without a gradient starts from a [1][1] tensor only")
             grad = [[1.0]]
+        check_same_shape(self, Tensor(grad))
         # Topological order: every tensor stands after all of its parents. The list is built with
         # an explicit stack, since a long chain would overflow Python's call stack. A tensor goes
         # on the stack twice: on the first visit it is put back below its parents, and on the
@@ -739,6 +738,13 @@ def check_same_shape(a: Tensor, b: Tensor) -> None:
         raise ValueError(f"shapes differ: {shapes[0]} and {shapes[1]}")
 
 
+def check_is_row(tensor: Tensor, width: int) -> None:
+    """Raise ValueError unless the tensor is [1][width], as a bias must be."""
+    shape = (len(tensor.data), len(tensor.data[0]))
+    if shape != (1, width):
+        raise ValueError(f"shapes differ: {shape} and {(1, width)}")
+
+
 def raise_graph_is_gone(d_out: list[list[float]]) -> None:
     """Stand where a graph has been taken apart by backward()."""
     raise RuntimeError("backward() has already taken this graph apart: run the forward again")
@@ -768,6 +774,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         raise ValueError(f"x has {len(x.data[0])} columns, weight {len(weight.data[0])}")
     out = [[dot(row, w) for w in weight.data] for row in x.data]
     if bias is not None:
+        check_is_row(bias, len(weight.data))
         out = [list(map(add, row, bias.data[0])) for row in out]
 
     # y[n][o] = sum_i x[n][i] w[o][i]. So dy/dx = w and dy/dw = x, and with all paths added up
@@ -801,6 +808,8 @@ def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-5) -> Tens
     Zhang & Sennrich, "Root Mean Square Layer Normalization", 2019, arXiv:1910.07467, eq. 4.
     """
     width = len(x.data[0])
+    if weight is not None:
+        check_is_row(weight, width)
     scales = [(dot(row, row) / width + eps) ** -0.5 for row in x.data]
     normed = [[value * scale for value in row] for row, scale in zip(x.data, scales)]
     gains = weight.data[0] if weight is not None else None
@@ -828,6 +837,9 @@ def scaled_dot_product_attention(
     """Attention in num_heads heads, each on its own columns: q [N][H*d], k [M][H*d], v [M][H*e]
     -> [N][H*e]. Row i reads rows first..stop-1 of k and v, with (first, stop) = spans[i].
     """
+    if len(q.data[0]) != len(k.data[0]) or len(k.data) != len(v.data):
+        shapes = [(len(x.data), len(x.data[0])) for x in (q, k, v)]
+        raise ValueError(f"q, k and v do not fit together: {shapes}")
     if len(spans) != len(q.data):
         raise ValueError(f"{len(q.data)} queries but {len(spans)} spans")
     if any(not 0 <= first < stop <= len(k.data) for first, stop in spans):

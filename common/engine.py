@@ -110,9 +110,7 @@ class Tensor:
         """[N][M] - [N][M]."""
         check_same_shape(self, other)
         data = [list(map(sub, a, b)) for a, b in zip(self.data, other.data)]
-        return Tensor(
-            data, (self, other), lambda d_out: (d_out, [[-d for d in row] for row in d_out])
-        )
+        return Tensor(data, (self, other), lambda d: (d, [[-x for x in row] for row in d]))
 
     def __mul__(self, other: Tensor | float) -> Tensor:
         """Entry by entry: [N][M] * [N][M], or every entry times one constant number."""
@@ -141,6 +139,7 @@ class Tensor:
             if len(self.data) != 1 or len(self.data[0]) != 1:
                 raise ValueError("backward() without a gradient starts from a [1][1] tensor only")
             grad = [[1.0]]
+        check_same_shape(self, Tensor(grad))
         # Topological order: every tensor stands after all of its parents. The list is built with
         # an explicit stack, since a long chain would overflow Python's call stack. A tensor goes
         # on the stack twice: on the first visit it is put back below its parents, and on the
@@ -185,6 +184,13 @@ def check_same_shape(a: Tensor, b: Tensor) -> None:
     shapes = [(len(tensor.data), len(tensor.data[0])) for tensor in (a, b)]
     if shapes[0] != shapes[1]:
         raise ValueError(f"shapes differ: {shapes[0]} and {shapes[1]}")
+
+
+def check_is_row(tensor: Tensor, width: int) -> None:
+    """Raise ValueError unless the tensor is [1][width], as a bias must be."""
+    shape = (len(tensor.data), len(tensor.data[0]))
+    if shape != (1, width):
+        raise ValueError(f"shapes differ: {shape} and {(1, width)}")
 
 
 def raise_graph_is_gone(d_out: list[list[float]]) -> None:
@@ -236,6 +242,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         raise ValueError(f"x has {len(x.data[0])} columns, weight {len(weight.data[0])}")
     out = [[dot(row, w) for w in weight.data] for row in x.data]
     if bias is not None:
+        check_is_row(bias, len(weight.data))
         out = [list(map(add, row, bias.data[0])) for row in out]
 
     # y[n][o] = sum_i x[n][i] w[o][i]. So dy/dx = w and dy/dw = x, and with all paths added up
@@ -274,7 +281,7 @@ def t(x: Tensor) -> Tensor:
 def reshape(x: Tensor, columns: int) -> Tensor:
     """The same numbers in the same order, in rows of another length: x [N][M] -> [N*M/C][C]."""
     width = len(x.data[0])
-    if len(x.data) * width % columns:
+    if columns < 1 or len(x.data) * width % columns:
         raise ValueError(f"{len(x.data)} x {width} numbers do not fill rows of {columns}")
 
     def cut(rows: list[list[float]], length: int) -> list[list[float]]:
@@ -299,23 +306,13 @@ def conv2d(
         raise ValueError(f"image_shape {image_shape} does not fit {len(x.data[0])} columns")
     if len(weight.data[0]) != channels * kernel * kernel:
         raise ValueError(f"{len(weight.data[0])} weights are not {channels} square filters")
-    # For each place of the output, where in the row of the image its k*k*C inputs lie. Inputs
-    # that fall outside of the image read the zero that is appended to the row.
-    outside = channels * height * width
-    out_height, out_width = height + 2 * padding - kernel + 1, width + 2 * padding - kernel + 1
-    places = [
-        [
-            (c * height + top + i) * width + left + j
-            if 0 <= top + i < height and 0 <= left + j < width
-            else outside
-            for c in range(channels)
-            for i in range(kernel)
-            for j in range(kernel)
-        ]
-        for top in range(-padding, out_height - padding)
-        for left in range(-padding, out_width - padding)
-    ]
-    # Each image becomes a matrix of patches (im2col), and the convolution a matrix product.
+    if kernel > min(height, width) + 2 * padding:
+        raise ValueError(f"a filter of {kernel} x {kernel} does not fit {height} x {width} pixels")
+    if bias is not None:
+        check_is_row(bias, len(weight.data))
+    places = patch_places(image_shape, kernel, padding)
+    # Each image becomes a matrix of patches (im2col), and the convolution a matrix product. The
+    # zero at the end of each row is what lies outside of the image.
     padded = [row + [0.0] for row in x.data]
     patches = [[[row[i] for i in place] for place in places] for row in padded]
     biases = bias.data[0] if bias is not None else [0.0] * len(weight.data)
@@ -337,16 +334,39 @@ def conv2d(
             # A pixel receives from every patch that it was part of.
             d_x = []
             for image_maps in maps:
-                d_image = [0.0] * (outside + 1)
+                d_image = [0.0] * len(padded[0])
                 for place, d_patch in zip(places, matmul(transpose(image_maps), weight.data)):
                     for i, d in zip(place, d_patch):
                         d_image[i] += d
-                d_x.append(d_image[:outside])
+                d_x.append(d_image[:-1])
         if bias is None:
             return d_x, d_weight
         return d_x, d_weight, [[sum(map(sum, rows)) for rows in zip(*maps)]]
 
     return Tensor(out, (x, weight) if bias is None else (x, weight, bias), pass_back)
+
+
+def patch_places(image_shape: tuple[int, int, int], kernel: int, padding: int) -> list[list[int]]:
+    """For each place of a filter, where in an image's row (channel after channel) the C*k*k values
+    stand that it reads. What lies outside of the image reads the place after the row's last.
+
+    A 2 x 2 filter at the four places of a 3 x 3 image:
+    >>> patch_places((1, 3, 3), kernel=2, padding=0)
+    [[0, 1, 3, 4], [1, 2, 4, 5], [3, 4, 6, 7], [4, 5, 7, 8]]
+    """
+    channels, height, width = image_shape
+    return [
+        [
+            (c * height + top + i) * width + left + j
+            if 0 <= top + i < height and 0 <= left + j < width
+            else channels * height * width
+            for c in range(channels)
+            for i in range(kernel)
+            for j in range(kernel)
+        ]
+        for top in range(-padding, height + padding - kernel + 1)
+        for left in range(-padding, width + padding - kernel + 1)
+    ]
 
 
 def max_pool2d(x: Tensor, image_shape: tuple[int, int, int], kernel: int) -> Tensor:
@@ -506,6 +526,8 @@ def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-5) -> Tens
     Zhang & Sennrich, "Root Mean Square Layer Normalization", 2019, arXiv:1910.07467, eq. 4.
     """
     width = len(x.data[0])
+    if weight is not None:
+        check_is_row(weight, width)
     scales = [(dot(row, row) / width + eps) ** -0.5 for row in x.data]
     normed = [[value * scale for value in row] for row, scale in zip(x.data, scales)]
     gains = weight.data[0] if weight is not None else None
@@ -534,6 +556,8 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Te
     Ba, Kiros & Hinton, "Layer Normalization", 2016, arXiv:1607.06450, eq. 4.
     """
     width = len(x.data[0])
+    check_is_row(weight, width)
+    check_is_row(bias, width)
     means = [sum(row) / width for row in x.data]
     centred = [[value - mean for value in row] for row, mean in zip(x.data, means)]
     scales = [(dot(row, row) / width + eps) ** -0.5 for row in centred]
@@ -611,6 +635,9 @@ def scaled_dot_product_attention(
     """Attention in num_heads heads, each on its own columns: q [N][H*d], k [M][H*d], v [M][H*e]
     -> [N][H*e]. Row i reads rows first..stop-1 of k and v, with (first, stop) = spans[i].
     """
+    if len(q.data[0]) != len(k.data[0]) or len(k.data) != len(v.data):
+        shapes = [(len(x.data), len(x.data[0])) for x in (q, k, v)]
+        raise ValueError(f"q, k and v do not fit together: {shapes}")
     if len(spans) != len(q.data):
         raise ValueError(f"{len(q.data)} queries but {len(spans)} spans")
     if any(not 0 <= first < stop <= len(k.data) for first, stop in spans):

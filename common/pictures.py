@@ -46,10 +46,10 @@ def cloud(
     """
     counts = [[0] * columns for _ in range(lines)]
     for x, y in points:
-        column = int((x + reach) / (2.0 * reach) * columns)
-        line = int((reach - y) / (2.0 * reach) * lines)
-        if 0 <= column < columns and 0 <= line < lines:
-            counts[line][column] += 1
+        if max(abs(x), abs(y)) <= reach:
+            column = int((x + reach) / (2.0 * reach) * columns)
+            line = int((reach - y) / (2.0 * reach) * lines)
+            counts[min(line, lines - 1)][min(column, columns - 1)] += 1
     fullest = max(map(max, counts)) or 1
     top = len(SHADES) - 1
     # Square roots lift thin places, and whatever is not empty shows at least a dot.

@@ -533,3 +533,24 @@ def test_middle_value_and_numbers_for_people() -> None:
     assert bench.middle([5.0, 1.0, 3.0]) == 3.0 and bench.middle([None]) is None
     texts = [bench.value_text(value) for value in (True, 12345, 0.5, 123456.0, float("nan"))]
     assert texts == ["yes", "12,345", "0.5", "123,456", "nan"]
+
+
+# === THE READMES OF THIS REPOSITORY ===
+
+
+def test_the_readmes_say_what_the_records_say() -> None:
+    tiers = dict.fromkeys([script.parent for script in bench.scripts(bench.ROOT)])
+    problems = bench.rewrite_tables(bench.ROOT, tiers, engine=True, write=False)
+    assert not problems, "\n".join([*problems, "python3 tools/bench.py --tables mends this"])
+
+
+def test_a_table_that_was_changed_by_hand_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "microgpt.txt").write_text("Nats per symbol 2.3\n", encoding="utf-8")
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- bench:excerpt --><!-- /bench:excerpt -->\n", encoding="utf-8")
+    assert not bench.rewrite_tables(tmp_path, [], engine=False)
+    assert "Nats per symbol 2.3" in readme.read_text(encoding="utf-8")
+    assert not bench.rewrite_tables(tmp_path, [], engine=False, write=False)
+    readme.write_text(readme.read_text(encoding="utf-8").replace("2.3", "2.1"), encoding="utf-8")
+    assert bench.rewrite_tables(tmp_path, [], engine=False, write=False)

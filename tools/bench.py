@@ -556,17 +556,47 @@ def engine_table(record: dict) -> str:
     )
 
 
-def rewrite_tables(root: Path, tiers: Iterable[Path], engine: bool) -> list[str]:
-    """Bring the tables of these READMEs up to date; return what is in the way, one line each."""
+# The paragraphs of microgpt's output that the README shows, by their first words.
+EXCERPT = ("Nats per symbol", "Invented names")
+
+
+def excerpt(output: str, openings: Iterable[str] = EXCERPT) -> str:
+    """The paragraphs of a run's output that begin with these words, as a block of text.
+
+    >>> print(excerpt("one\\n\\nNats per symbol: 2\\n", ["Nats"]))
+    ```text
+    Nats per symbol: 2
+    ```
+    """
+    paragraphs = output.strip().split("\n\n")
+    shown = [part.strip("\n") for part in paragraphs if part.startswith(tuple(openings))]
+    return "\n".join(["```text", "\n\n".join(shown), "```"])
+
+
+def wanted_tables(root: Path, tiers: Iterable[Path], engine: bool) -> list[tuple[Path, str, str]]:
+    """What the records say must stand in the READMEs: (file, marker, text)."""
     wanted = [(tier / "README.md", "table", tier_table(root, tier)) for tier in tiers]
+    output = root / "results" / "microgpt.txt"
+    if output.exists():
+        wanted.append((root / "README.md", "excerpt", excerpt(output.read_text(encoding="utf-8"))))
     if engine:
         record = read_record(root / "results" / "engine.json")
         if record is not None:
             wanted.append((root / "README.md", "engine", engine_table(record)))
         else:
             say("results/engine.json is missing: run python3 tools/bench.py --engine")
+    return wanted
+
+
+def rewrite_tables(
+    root: Path, tiers: Iterable[Path], engine: bool, write: bool = True
+) -> list[str]:
+    """Bring the tables of these READMEs up to date; return what is in the way, one line each.
+
+    With write=False only say which are not up to date.
+    """
     problems = []
-    for path, name, body in wanted:
+    for path, name, body in wanted_tables(root, tiers, engine):
         where = path.relative_to(root).as_posix()
         try:
             with path.open(encoding="utf-8", newline="") as file:
@@ -577,8 +607,10 @@ def rewrite_tables(root: Path, tiers: Iterable[Path], engine: bool) -> list[str]
         except MarkerMissing as problem:
             problems.append(str(problem))
         else:
-            if new != old:
+            if new != old and write:
                 write_whole(path, new)
+            elif new != old:
+                problems.append(f"{where}: what stands at {name} is not what the record says")
     return problems
 
 
