@@ -6,10 +6,10 @@ of each filter, and the result does not change at all, wherever the image stands
 
 The run takes handwritten digits of 8 x 8 pixels and puts them in the middle of a canvas of
 12 x 12. Three networks learn from this one position, from the same number of images: an MLP, and
-two convolutional networks with the same filters that differ in one number, the size of the tiles
-over which they take the maximum: 4 x 4 places, or the whole image. A fourth network, again an
-MLP, gets as many images, but moved to random positions (data augmentation). Then all four are
-tested on digits by other writers at all 25 positions. Look at three things: which of
+two convolutional networks that differ in one number, the size of the tiles over which they take
+the maximum: 4 x 4 places, or the whole image. A fourth network, again an MLP, gets as many
+images, but moved to random positions (data augmentation). Then all four are tested on digits by
+other writers at all 25 positions. Look at three things: which of
 convolution and maximum makes the output follow the digit, and which makes it stand still; the
 four maps of the accuracy by position; and how well a network reads that keeps 16 numbers of an
 image and no trace of where anything was.
@@ -204,8 +204,8 @@ def conv2d_map(
 #
 # - The maximum over the whole map (global max pooling) keeps one number of each filter: how well
 #   it matched at its best place. Moving the digit moves the patches to other places, but they
-#   are still the same set of patches, and the maximum of a set does not ask where. This is
-#   invariance, f(T x) = f(x), again to the last bit.
+#   are still the same set of patches (the one without ink is always among them), and the maximum
+#   of a set does not ask where. This is invariance, f(T x) = f(x), again to the last bit.
 # - The maximum over tiles keeps one number for each tile and filter, and the linear layer behind
 #   it has a weight for each (it is "flattened"). A digit that moves into other tiles meets other
 #   weights there, as in the MLP.
@@ -296,8 +296,8 @@ class ConvNet:
 
     def features(self, images: list[list[float]]) -> Tensor:
         """The maxima: images [N][size*size] -> [N][16*tiles]."""
-        # ReLU usually stands before the maximum. It keeps the order of numbers, so that the
-        # maximum comes out the same; but so it has one number to work on instead of all.
+        # Usually ReLU stands before the maximum. Since ReLU never makes the smaller of two numbers
+        # the larger, both orders give the same; this one applies it to far fewer numbers.
         return relu(conv2d_max(images, self.filters, self.filter_bias, PADDING, self.tile))
 
     def forward(self, images: list[list[float]]) -> Tensor:
