@@ -18,7 +18,7 @@ BARS = (
     # A network that read nothing in the centre would have nothing to lose.
     "mlp_lost >= 0.55",
     "tiled_lost >= 0.40",
-    "global_shifted - augmented_shifted >= 0.15",
+    "global_centre - augmented_shifted >= 0.15",
 )
 
 script = load_script("microconv")
@@ -57,7 +57,7 @@ VARIANTS = {
 
 TWINS = {
     "wrong_slopes": "global_centre >= 0.82",
-    "frozen_filters": "global_shifted - augmented_shifted >= 0.15",
+    "frozen_filters": "global_centre - augmented_shifted >= 0.15",
     "narrow_padding": "logit_change == 0.0",
     "never_moved": "mlp_lost >= 0.55",
     "one_tile": "tiled_lost >= 0.40",
