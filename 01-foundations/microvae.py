@@ -5,15 +5,16 @@ the code, and a network, the decoder, turns the code into pixels. To train it we
 make the training images likely, but the likelihood of an image is an integral over all codes, and
 with a hundred numbers in a code nobody can compute it. So a second network, the encoder, looks at
 an image and proposes which codes may have made it. With its help there is a lower bound on the
-log-likelihood, the ELBO, that is cheap to estimate and to differentiate. Training raises the bound.
+log-likelihood, the evidence lower bound (ELBO), that is cheap to estimate and to differentiate.
+Training raises this bound.
 
 How far is the bound from the truth? Usually nobody knows. Here a code has two numbers, so that we
 can do the integral on a grid. The run trains a VAE on 1,437 small handwritten digits and measures
-360 others in four ways: the ELBO, two tighter bounds (IWAE), and the exact value. Then it trains
-the same two networks as a plain autoencoder: no noise, nothing but the reconstruction. Look at
-three things: how each bound closes in on the exact value; what the plain autoencoder does to
-random codes; and what is left of the VAE's advantage when we do not prescribe the distribution of
-the codes, but fit one to them after training.
+360 others in four ways: by the ELBO, by two tighter bounds (importance weighted, IWAE), and
+exactly. It also trains the same two networks as a plain autoencoder: no noise, no bound, nothing
+but the reconstruction. Look at three things: how each bound closes in on the exact value; what the
+plain autoencoder makes of random codes; and what is left of the VAE's advantage when we do not
+prescribe the distribution of the codes, but fit one to them after training.
 
 The measure is the mean of -log p(x) on held-out images, in nats per image (natural logarithm):
 lower is better. An image has 64 pixels, each black or white, so these are true probabilities.
@@ -297,10 +298,10 @@ def train(
             recent.clear()
 
 
-# A bound is not what it bounds. Trained with a KL weight of 0.3, the model has nearly the same exact
-# nll, 20.46 [results: kl_weight_03.nll], but the ELBO misses it by 1.23 [results:
-# kl_weight_03.elbo_gap]. Who compares the two models by their ELBOs alone sees a large difference
-# between the decoders that is mostly one between the encoders.
+# A bound is not what it bounds. Trained with a KL weight of 0.3, the model has nearly the same
+# exact nll, 20.46 [results: kl_weight_03.nll], but its ELBO misses that by 1.23 [results:
+# kl_weight_03.elbo_gap]. Whoever compares the two models by their ELBOs alone will think that
+# their decoders differ far more than they do.
 
 # === MEASURING: THREE BOUNDS AND THE TRUTH ===
 
@@ -574,8 +575,8 @@ def report_conclusion(
         f"the standard error of this difference over the held-out images is {error:.2f}."
     )
     if loss > 0.0 and mean < 2.0 * error:
-        print("So it is not the KL as such that lets a decoder generate. It is a prior that lies")
-        print("where the codes are: prescribed during training (KL), or fitted afterwards.")
+        print("So it is not the KL as such that lets a decoder generate, but a prior that lies")
+        print("where the codes are: prescribed during training (KL) or fitted afterwards.")
     else:
         print("So here the prior that was fitted afterwards does not replace the KL.")
 
