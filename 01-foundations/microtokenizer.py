@@ -1,4 +1,4 @@
-"""Byte pair encoding lets a model that looks one symbol back see four letters instead of one.
+"""Byte pair encoding lets a model that looks one symbol back see about four letters, not one.
 
 A language model reads symbols, and somebody must decide what a symbol is. Single bytes can spell
 every text, but say little each. Whole words say much, but no list of words is complete. Byte pair
@@ -9,9 +9,9 @@ merges common words are one symbol, rare ones are a few, and any text can still 
 The run learns merges from three plays of Shakespeare. Then it asks what they are good for, on a
 fourth play that nothing was learned from: it counts which symbol follows which, once with bytes
 and once with tokens as symbols, and measures how well these counts predict the new play. Look at
-three things: the same line written with more and more merges; what a model gains that looks one
-token back instead of one byte; and the last column of the last table, where a model of bytes is
-allowed to look back exactly as far. It shows where the gain comes from.
+three things: the same line written with more and more merges; how much a model gains that looks
+one token back instead of one byte; and the T and the B in the picture below the table, where
+bytes are allowed to look back exactly as far as tokens do. They show where the gain comes from.
 
 The measure is bits per byte: the sum of -log2(probability that the model gave to the symbol that
 came), divided by the number of bytes of the text. Bits per *symbol* would not do: a vocabulary of
@@ -25,7 +25,7 @@ pair           two neighbouring ids in a chunk
 merges         {pair: how often it occurred when it was chosen}, in the order of learning
 piece          the bytes that an id stands for
 token          one symbol of an encoded text
-back           how many symbols a model looks back
+back           how many symbols a model looks back; a bigram model looks one back
 
 What is left out: special tokens such as <|endoftext|>, which must never be made from a user's
 text; the cleaning of Unicode before encoding; and other ways to choose a vocabulary, such as
@@ -60,12 +60,12 @@ from pathlib import Path
 # === CONSTANTS ===
 
 SEED = 42
-HELD_OUT = 3  # the play that is kept for the test: 0 Hamlet, 1 Macbeth, 2 Romeo, 3 the Dream
+HELD_OUT = 3  # the play kept for the test: 0 Hamlet, 1 Macbeth, 2 Romeo, 3 the Dream
 NUM_MERGES = 2000  # of the encoder that is shown at work
 SWEEP = (0, 64, 256, 512, 1000, 2000, 4000)  # numbers of merges to compare; 0 leaves bytes
 NUM_RECOUNTED = 50  # merges that are learned a second time, the slow way
-TOKENS_BACK = 3  # the longest context of a model of tokens
-BYTES_BACK = 6  # and of a model of bytes: beyond 5 it gains nothing here
+TOKENS_BACK = 3  # the longest context of a model of tokens, at least 1
+BYTES_BACK = 6  # and of a model of bytes: more gains nothing on a text of this size
 NUM_STRINGS = 2000  # random byte strings to encode and decode
 LINE = "The course of true love never did run smooth"  # shown with more and more merges
 
@@ -73,17 +73,19 @@ LINE = "The course of true love never did run smooth"  # shown with more and mor
 
 # Before any merge the text is cut into chunks, and no merge crosses a cut. GPT-2's pattern makes
 # a chunk of a word with the space before it, of a number, of a run of other marks, of white space.
-# Without cuts, "lord", "my lord", "lord, " and "my lord.\n" would each take a place in the
-# vocabulary. With lines as chunks, 300 merges give 1.917 bytes per token
-# [results: lines_300.bytes_per_token] against 1.941 [results: words_300.bytes_per_token] with
-# words. A model that looks one token back needs 3.144 bits per byte
-# [results: lines_300.token_bigram] against 3.072 [results: words_300.token_bigram]. So here the
-# cuts cost no compression, and the tokens are easier to predict. They also make learning fast: a
-# merge is then a matter of a few thousand different short chunks instead of the whole text.
+# Without cuts, "and ", " and " and ", and " would each take a place in the vocabulary.
 #
-# Later models cut otherwise (GPT-4 takes digits in groups of up to three), and SentencePiece
-# marks spaces with a visible character. All of them cut. Python's re cannot say \p{L} (letter);
-# [^\W\d_] is nearly the same and differs on rare numerals only, such as a superscript 2.
+#     300 merges, tested on the new play            chunks are lines, or words
+#     bytes per token             1.917 [results: lines_300.bytes_per_token]
+#                                 1.941 [results: words_300.bytes_per_token]
+#     bits per byte, one back     3.144 [results: lines_300.token_bigram]
+#                                 3.072 [results: words_300.token_bigram]
+#
+# So here the cuts cost no compression, and the tokens are easier to predict. Cuts also make
+# learning fast: merges are sought in 9,439 different short chunks instead of the whole text.
+# Most tokenizers cut. GPT-4's takes digits in groups of up to three; SentencePiece cuts before
+# spaces and marks them with a visible character. Python's re cannot say \p{L} (a letter), as GPT-2
+# does. [^\W\d_] is nearly the same: it differs on rare numerals, such as a superscript 2.
 
 CHUNK = re.compile(
     r"'(?:[sdmt]|ll|ve|re)"  # 's 't 'll ...: the ends of English contractions
@@ -147,17 +149,21 @@ def merge(ids: Sequence[int], pair: tuple[int, int], new_id: int) -> list[int]:
     return merged
 
 
-# This is the whole definition: count all pairs, merge the most frequent, begin again. Many
-# implementations for teaching stop here. Every merge costs a pass over everything.
+# This is the whole definition: count all pairs, merge the most frequent, begin again. Every merge
+# costs a pass over all chunks.
 
 
-def train_by_recounting(chunk_counts: Counter[bytes], num_merges: int) -> dict:
+def train_by_recounting(
+    chunk_counts: Counter[bytes], num_merges: int
+) -> dict[tuple[int, int], int]:
     """{chunk: how often it occurs} -> merges, by the definition."""
     chunks = [[BYTE_IDS[byte] for byte in chunk] for chunk in chunk_counts]
     merges: dict[tuple[int, int], int] = {}
     while len(merges) < num_merges:
         pair_counts: Counter[tuple[int, int]] = Counter()
         for ids, count in zip(chunks, chunk_counts.values()):
+            # In "aaa" the pair (a, a) counts twice, though only one of the two can be merged.
+            # Hugging Face's tokenizers count so too.
             for pair in zip(ids, ids[1:]):
                 pair_counts[pair] += count
         if not pair_counts:
@@ -172,15 +178,15 @@ def train_by_recounting(chunk_counts: Counter[bytes], num_merges: int) -> dict:
 # But a merge changes little. Where a chunk holds x a b y and (a, b) becomes one symbol ab, only
 # the neighbours are affected: (x, a) and (b, y) lose one, (x, ab) and (ab, y) gain one. Chunks
 # without (a, b) keep all their pairs. So we remember for every pair in which chunks it occurs,
-# and recount these alone. (Libraries adjust just the four pairs. A chunk is a word of a few
-# letters, so to recount it costs about the same and is shorter to write.)
+# and count these alone anew. (Hugging Face's BpeTrainer adjusts just the four pairs. Our chunks
+# are short, so that to recount a whole one is about as fast, and it is shorter to write.)
 #
-# The most frequent pair comes from a heap. An entry whose count has changed since is not looked
-# for and removed, which would be slow: the new count is pushed beside it, and an entry that no
-# longer agrees with the count is thrown away when it comes up.
+# The most frequent pair comes from a heap. When a count changes, its old entry is not looked for
+# and removed, which would be slow. The new count is pushed beside it, and an entry that no longer
+# agrees with the count is thrown away when it comes up.
 
 
-def train(chunk_counts: Counter[bytes], num_merges: int) -> dict:
+def train(chunk_counts: Counter[bytes], num_merges: int) -> dict[tuple[int, int], int]:
     """The same merges, counting again only what a merge has changed.
 
     The example above: in GPT-2's order h, e, t and the space have the ids 71, 68, 83 and 220.
@@ -206,6 +212,7 @@ def train(chunk_counts: Counter[bytes], num_merges: int) -> dict:
             continue  # out of date
         new_id = 256 + len(merges)
         merges[pair] = pair_counts[pair]
+        # Take the pairs of each chunk away, merge, and put those of the merged chunk in.
         changes: Counter[tuple[int, int]] = Counter()
         for i in places.pop(pair):
             for old_pair in zip(chunks[i], chunks[i][1:]):
@@ -225,15 +232,18 @@ def train(chunk_counts: Counter[bytes], num_merges: int) -> dict:
 
 # To encode a new text, the merges are applied to it in the order in which they were learned. The
 # order matters. If (b, c) was learned before (a, b), then "abc" is a|bc, because training had
-# merged bc before it ever looked at (a, b). The longest piece first (a common belief; WordPiece
-# does it) or the first pair from the left would cut otherwise, and the model would meet cuts that
-# it never saw in training. Nor is the result the shortest one possible.
+# merged bc before it ever looked at (a, b). To take the longest piece first is another algorithm
+# (WordPiece's) and would cut otherwise; the model would meet cuts that it never saw in training.
+# Nor does this order promise the fewest tokens.
 #
 # To run 2,000 merges over each text would be slow. Instead each chunk is asked which of the pairs
-# *it holds* was learned first: that is the smallest new id, for ids are given in order. In
-# production: tiktoken and Hugging Face's tokenizers, in Rust. They do the same (tiktoken scans
-# the pairs as we do, Hugging Face keeps them in a heap, which matters for very long chunks) and
-# likewise remember chunks that they have met. Our memory of chunks grows without limit.
+# *it holds* was learned first: that is the smallest new id, for ids are given in order. (tiktoken
+# calls it the rank.) This looks at all pairs again after every merge, so the time grows with the
+# square of a chunk's length: no matter for words, but a megabyte of one letter is one chunk.
+#
+# In production: tiktoken and Hugging Face's tokenizers, both in Rust. They apply the same rule
+# and keep the pairs of long chunks in a heap. Like Hugging Face we remember the chunks that were
+# met before, since most words of a text are repeats; our memory of them grows without limit.
 
 
 class BytePairEncoder:
@@ -284,8 +294,9 @@ class BytePairEncoder:
 
 # What do tokens change for a model? To find out we need one that learns the same way from any
 # symbols. KneserNey (in the appendix) counts in the training text which symbol followed which
-# last few symbols, and leans on shorter contexts where a long one is rare. It is the best known
-# model of this kind, so we need not fear that tokens only make up for a bad one.
+# last few symbols, and leans on shorter contexts where a long one is rare. The way in which it
+# leans is among the best there are. With a poor one, tokens can seem better than they are: they
+# make up for long contexts that the model handles badly.
 
 
 def symbol_bits(model: KneserNey, ids: Sequence[int]) -> list[float]:
@@ -300,8 +311,8 @@ def symbol_bits(model: KneserNey, ids: Sequence[int]) -> list[float]:
 
 # Divided by the number of bytes, the sum of these bits is the bits per byte. For example: the two
 # tokens " love" and "d" cost 9 and 3 bits. That is 12 bits for 6 bytes, 2 bits per byte. (It is
-# an upper bound. The same bytes could be spelled with other tokens, " lo|ved" say. A model of
-# tokens gives some probability to these spellings too, and it is lost.)
+# an upper bound. The same bytes could be spelled with other tokens, " lo|ved" say. The model
+# gives these spellings some probability too, and it is lost.)
 #
 # Looking one symbol back, tokens will need about one bit per byte less than bytes. Have they
 # learned something about English that the bytes do not have? There is a cheaper explanation: one
@@ -327,7 +338,16 @@ def bytes_seen(lengths: Sequence[int], back: int) -> list[int]:
 
 # So we let bytes have the same reach. Here every byte is predicted by the model of *bytes* that
 # sees as many bytes before it as the model of tokens sees there (at most BYTES_BACK). If tokens
-# know more than their reach, they must do better than this.
+# bring more than reach, they must do better than this. With few merges they do, a little. With
+# 2,000 they do not, whichever play is held out:
+#
+#     held out    one token back                         bytes that see as far
+#     Hamlet      2.595 [results: hamlet.token_bigram]     2.574 [results: hamlet.same_reach]
+#     Macbeth     2.896 [results: macbeth.token_bigram]    2.865 [results: macbeth.same_reach]
+#     Romeo       2.595 [results: romeo.token_bigram]      2.574 [results: romeo.same_reach]
+#
+# With 4,000 merges they do worse. A likely reason is rarity: the same training text is divided
+# among more symbols, and each pair of neighbouring symbols is met less often.
 
 
 def same_reach_bits(byte_bits: Sequence[Sequence[float]], seen: Sequence[int]) -> float:
@@ -336,6 +356,43 @@ def same_reach_bits(byte_bits: Sequence[Sequence[float]], seen: Sequence[int]) -
     """
     longest = len(byte_bits) - 1
     return sum([byte_bits[min(n, longest)][i] for i, n in enumerate(seen)]) / len(seen)
+
+
+# Then why does every large language model use tokens? A Transformer can look thousands of bytes
+# back. But it pays for every symbol: one pass through the network each, and attention between all
+# pairs of them. With 2.6 bytes per token the same text is 2.6 times fewer symbols, and the same
+# window of symbols holds 2.6 times as much text. The price is the vocabulary: every id needs its
+# own row of numbers, and rare ids get little to learn from (see "never used" in the table). GPT-2
+# has 50,257 ids, GPT-4 about 100,000, Llama 3 128,256. ByT5 reads bytes and pays in time.
+
+
+def measure(
+    encoder: BytePairEncoder,
+    training: bytes,
+    held_out: bytes,
+    byte_bits: list[list[float]] | None,
+) -> tuple[dict, list[list[float]]]:
+    """Encode both texts, count symbols in the first, predict the second -> numbers, byte_bits.
+
+    Without byte_bits the encoder must be the one without merges: its symbols are the bytes.
+    """
+    own_ids, new_ids = encoder.encode(training), encoder.encode(held_out)
+    vocabulary = len(encoder.pieces)
+    bits = []  # [back][symbol]
+    for back in range((BYTES_BACK if byte_bits is None else TOKENS_BACK) + 1):
+        model = KneserNey(own_ids, back, vocabulary)
+        bits.append(symbol_bits(model, new_ids))
+    if byte_bits is None:
+        byte_bits = bits
+    seen = bytes_seen([len(encoder.pieces[i]) for i in new_ids], back=1)
+    return {
+        "own_bytes_per_token": len(training) / len(own_ids),
+        "bytes_per_token": len(held_out) / len(new_ids),
+        "unused": vocabulary - len(set(new_ids)),
+        "bits": [sum(row) / len(held_out) for row in bits],
+        "seen": sum(seen) / len(seen),
+        "same_reach": same_reach_bits(byte_bits, seen),
+    }, byte_bits
 
 
 def round_trip_failures(encoder: BytePairEncoder, rng: random.Random) -> int:
@@ -374,27 +431,11 @@ def main() -> dict[str, object]:
     failures = round_trip_failures(encoder, rng)
     report_strings(encoder, failures)
 
-    # The same for every vocabulary: encode, count, predict the new play.
-    measured = {}
+    measured: dict[int, dict] = {}
+    byte_bits = None
     report_head(len(held_out))
     for n in encoders:
-        own_ids, new_ids = encoders[n].encode(training), encoders[n].encode(held_out)
-        vocabulary = len(encoders[n].pieces)
-        bits = []  # [back][symbol]
-        for back in range((BYTES_BACK if n == 0 else TOKENS_BACK) + 1):
-            model = KneserNey(own_ids, back, vocabulary)
-            bits.append(symbol_bits(model, new_ids))
-        if n == 0:
-            byte_bits = bits
-        seen = bytes_seen([len(encoders[n].pieces[i]) for i in new_ids], back=1)
-        measured[n] = {
-            "own_bytes_per_token": len(training) / len(own_ids),
-            "bytes_per_token": len(held_out) / len(new_ids),
-            "unused": vocabulary - len(set(new_ids)),
-            "bits": [sum(row) / len(held_out) for row in bits],
-            "seen": sum(seen) / len(seen),
-            "same_reach": same_reach_bits(byte_bits, seen),
-        }
+        measured[n], byte_bits = measure(encoders[n], training, held_out, byte_bits)
         report_row(n, measured[n])
     report_reach(measured)
     report_texts({n: (encoders[n], training) for n in (0, NUM_MERGES)}, rng)
@@ -507,15 +548,15 @@ def report_text(training: bytes, held_out: bytes, chunk_counts: Counter[bytes]) 
 
 def report_merges(merges: dict, encoder: BytePairEncoder, differences: int) -> None:
     """Some merges, early and late, with their counts."""
-    rows = [
-        (i, f"'{show(encoder.pieces[256 + i])}'", count) for i, count in enumerate(merges.values())
+    named = [
+        f"'{show(encoder.pieces[256 + i])}' {count:,}" for i, count in enumerate(merges.values())
     ]
     same = "the same" if differences == 0 else f"{differences} NOT the same"
     print(f"The first {NUM_RECOUNTED} merges of the two ways are {same}.")
     print("\nMerges, with the count of the pair when it was chosen")
-    for first in sorted({0, 6, 100, 500, NUM_MERGES - 6, len(merges) - 6}):
-        shown = [f"{piece} {count:<6,}" for _, piece, count in rows[first : first + 6]]
-        print(f"{first + 1:5d}-{first + len(shown):<5d} {' '.join(shown)}".rstrip()[:80])
+    for first in sorted({0, 5, 10, 100, 500, NUM_MERGES - 5, len(merges) - 5}):
+        columns = "".join([f"{name:<14}" for name in named[first : first + 5]])
+        print(f"{first + 1:5d} ...  {columns}".rstrip())
 
 
 def report_line(encoders: dict[int, BytePairEncoder]) -> None:
@@ -562,17 +603,26 @@ def report_row(num_merges: int, row: dict) -> None:
 def report_reach(measured: dict[int, dict]) -> None:
     """One token back against bytes of the same reach: numbers, and a picture on a line."""
     pairs = [(row["bits"][1], row["same_reach"]) for row in measured.values()]
-    low, high, columns = min(map(min, pairs)), max(map(max, pairs)), 33
+    low, high, columns = min(map(min, pairs)), max(map(max, pairs)), 30
     print("\nLooking one symbol back: T = tokens, B = bytes that see as far, * = both")
-    print(f"merges   bytes seen   T bits   B bits   {low:<7.2f}{high:>{columns - 7}.2f}")
+    print(f"merges  bytes seen  T bits  B bits  B/T gain  {low:<7.2f}{high:>{columns - 7}.2f}")
     for (n, row), (token, same) in zip(measured.items(), pairs):
         line = [" "] * columns
-        places = [round((x - low) / (high - low) * (columns - 1)) for x in (token, same)]
-        line[places[0]], line[places[1]] = "T", "B"
-        if places[0] == places[1]:
-            line[places[0]] = "*"
-        numbers = f"{n:6,}{row['seen']:13.2f}{token:9.3f}{same:9.3f}"
-        print(f"{numbers}   {''.join(line)}".rstrip())
+        for mark, bits in zip("TB", (token, same)):
+            place = round((bits - low) / ((high - low) or 1.0) * (columns - 1))
+            line[place] = "*" if line[place] == "T" else mark
+        share = share_of_gain(measured[0]["bits"][1], token, same)
+        numbers = f"{n:6,}{row['seen']:12.2f}{token:8.3f}{same:8.3f}"
+        print(f"{numbers}{f'{share:.0%}' if n else '':>10}  {''.join(line)}".rstrip())
+
+
+def share_of_gain(byte: float, token: float, same_reach: float) -> float:
+    """How much of what tokens gain on bytes, bytes of the same reach gain as well.
+
+    >>> share_of_gain(4.0, 3.0, 3.25)
+    0.75
+    """
+    return (byte - same_reach) / (byte - token) if token < byte else 0.0
 
 
 def report_texts(
@@ -596,21 +646,18 @@ def report_conclusion(headline: dict[str, float], measured: dict[int, dict]) -> 
     """Say in words what the run has shown, whatever it has shown."""
     byte, token, same = [headline[key] for key in ("byte_bigram", "token_bigram", "same_reach")]
     print(f"\nOne byte back costs {byte:.2f} bits per byte, one token back {token:.2f}.")
-    if token < byte:
-        share = (byte - same) / (byte - token)
-        print(f"Bytes that see as far get {share:.0%} of this gain without any tokens.")
+    share = share_of_gain(byte, token, same)
+    print(f"Bytes that see as far as these tokens cost {same:.2f}: {share:.0%} of the gain.")
     best_byte = min(measured[0]["bits"])
     best_token = min([min(row["bits"]) for n, row in measured.items() if n > 0])
-    word = "below" if best_token < best_byte else "not below"
-    print(f"The best model of tokens here needs {best_token:.3f}, {word} the best of bytes with")
-    print(f"{best_byte:.3f}.", end=" ")
-    if abs(token - same) < 0.1 * (byte - token) and best_token > best_byte - 0.02:
-        print("So tokens gave these models reach, not knowledge.")
+    print(f"The best model of bytes costs {best_byte:.3f}, the best of tokens {best_token:.3f}.")
+    if share > 0.9 and best_token > best_byte - 0.02:
+        print("So what tokens gave to these models of counts was reach, not knowledge.")
     else:
-        print("So tokens gave these models something else than reach as well.")
+        print("So reach alone does not explain what tokens gave to these models of counts.")
     most = max(measured)
     if measured[most]["bits"][1] > token:
-        print(f"And more is not always better: {most:,} merges reach further, but predict worse.")
+        print(f"More merges are not always better: {most:,} reach further and predict worse.")
 
 
 # === APPENDIX: DATA (common/data.py) ===
