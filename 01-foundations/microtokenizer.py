@@ -228,6 +228,9 @@ def train(chunk_counts: Counter[bytes], num_merges: int) -> dict[tuple[int, int]
     return merges
 
 
+# Nothing here knows about grammar. " the" and " love" become symbols, but so do "eary" and "cted"
+# (see the last merges of the run). All that counts is how often bytes stand together.
+
 # === ENCODING AND DECODING ===
 
 # To encode a new text, the merges are applied to it in the order in which they were learned. The
@@ -294,9 +297,8 @@ class BytePairEncoder:
 
 # What do tokens change for a model? To find out we need one that learns the same way from any
 # symbols. KneserNey (in the appendix) counts in the training text which symbol followed which
-# last few symbols, and leans on shorter contexts where a long one is rare. The way in which it
-# leans is among the best there are. With a poor one, tokens can seem better than they are: they
-# make up for long contexts that the model handles badly.
+# last few symbols, and leans on shorter contexts where a long one is rare. Its way of leaning is
+# among the best there are: tokens shall not win only because bytes have a poor model.
 
 
 def symbol_bits(model: KneserNey, ids: Sequence[int]) -> list[float]:
@@ -318,8 +320,9 @@ def symbol_bits(model: KneserNey, ids: Sequence[int]) -> list[float]:
 # learned something about English that the bytes do not have? There is a cheaper explanation: one
 # token back simply reaches further. Take the text "he| lov|ed" and a model that looks one token
 # back. To predict " lov" is to predict its four bytes one after the other, for
-#     p(" lov" | he) = p(" " | he) p("l" | he, " ") p("o" | he, " l") p("v" | he, " lo")
-# so these four bytes are predicted from 2, 3, 4 and 5 bytes before them.
+#     p(" lov" | he) = p(" " | he) p("l" | he, " ") p("o" | he, " l") p("v" | he, " lo") p(end)
+# so these four bytes are predicted from 2, 3, 4 and 5 bytes before them. (The last factor is the
+# probability that the token ends there, given all of this. A model of bytes has no such cost.)
 
 
 def bytes_seen(lengths: Sequence[int], back: int) -> list[int]:
@@ -417,7 +420,7 @@ def main() -> dict[str, object]:
     start = time.perf_counter()
     recounted = train_by_recounting(chunk_counts, NUM_RECOUNTED)
     middle = time.perf_counter()
-    merges = train(chunk_counts, max(SWEEP))
+    merges = train(chunk_counts, max(NUM_MERGES, *SWEEP))
     print(f"time  {NUM_RECOUNTED} merges by recounting took {middle - start:.2f} s")
     print(f"time  {len(merges):,} merges by counting changes: {time.perf_counter() - middle:.2f} s")
     first_merges = list(merges.items())[: len(recounted)]
@@ -426,7 +429,7 @@ def main() -> dict[str, object]:
 
     encoders = {n: BytePairEncoder(list(merges)[:n]) for n in sorted({*SWEEP, 0, NUM_MERGES})}
     encoder = encoders[NUM_MERGES]
-    report_merges(merges, encoders[max(SWEEP)], merge_differences)
+    report_merges(merges, encoders[max(encoders)], merge_differences)
     report_line(encoders)
     failures = round_trip_failures(encoder, rng)
     report_strings(encoder, failures)
@@ -485,7 +488,8 @@ class KneserNey:
             discount = once / (once + 2 * twice) if once else 0.0
             self.levels.insert(0, (counts, totals, kinds, discount))
             # A shorter context does not count how often a symbol came, but after how many
-            # different symbols: "duff" is frequent, yet only ever follows "Mac".
+            # different symbols. "Ham" (he speaks) is frequent, yet it follows only line ends, so
+            # it is no likely guess elsewhere.
             counts = Counter([gram[1:] for gram in counts])
 
     def probability(self, context: tuple[int, ...], symbol: int) -> float:
@@ -587,17 +591,17 @@ def report_strings(encoder: BytePairEncoder, failures: int) -> None:
 
 def report_head(num_bytes: int) -> None:
     """The head of the table of vocabularies."""
-    print(f"\nPredicting the {num_bytes:,} bytes of the new play: bits per byte")
-    print("        bytes per token   never           by the number of symbols looked back")
+    print(f"\nEncoding and predicting the {num_bytes:,} bytes of the new play")
+    print("        bytes per token  never used  bits per byte, looking so many symbols back")
     backs = "".join([f"{back:7d}" for back in range(BYTES_BACK + 1)])
-    print(f"merges    own     new      used{backs}")
+    print(f"merges  own text    new    on new{backs}")
 
 
 def report_row(num_merges: int, row: dict) -> None:
     """One vocabulary."""
     bits = "".join([f"{value:7.3f}" for value in row["bits"]])
     own, new = row["own_bytes_per_token"], row["bytes_per_token"]
-    print(f"{num_merges:6,}{own:7.2f}{new:8.2f}{row['unused']:10,}{bits}", flush=True)
+    print(f"{num_merges:6,}{own:9.2f}{new:8.2f}{row['unused']:9,}{bits}", flush=True)
 
 
 def report_reach(measured: dict[int, dict]) -> None:
