@@ -345,9 +345,9 @@ def bytes_seen(lengths: Sequence[int], back: int) -> list[int]:
 # 2,000 they do not, whichever play is held out:
 #
 #     held out    one token back                         bytes that see as far
-#     Hamlet      2.595 [results: hamlet.token_bigram]     2.574 [results: hamlet.same_reach]
+#     Hamlet      2.595 [results: hamlet.token_bigram]     2.573 [results: hamlet.same_reach]
 #     Macbeth     2.896 [results: macbeth.token_bigram]    2.865 [results: macbeth.same_reach]
-#     Romeo       2.595 [results: romeo.token_bigram]      2.574 [results: romeo.same_reach]
+#     Romeo       2.627 [results: romeo.token_bigram]      2.627 [results: romeo.same_reach]
 #
 # With 4,000 merges they do worse. A likely reason is rarity: the same training text is divided
 # among more symbols, and each pair of neighbouring symbols is met less often.
@@ -585,7 +585,7 @@ def report_strings(encoder: BytePairEncoder, failures: int) -> None:
     for name, text in strings.items():
         ids = encoder.encode(text.encode())
         pieces = "|".join([show(encoder.pieces[i]) for i in ids])
-        print(f"{name:<8}{len(text):2d} characters, {len(text.encode()):2d} bytes   {pieces}")
+        print(f"{name:<7}{len(text):2d} chars, {len(text.encode()):2d} bytes: {pieces}")
     print(f"Random byte strings that did not come back: {failures} of {NUM_STRINGS:,}")
 
 
@@ -594,14 +594,14 @@ def report_head(num_bytes: int) -> None:
     print(f"\nEncoding and predicting the {num_bytes:,} bytes of the new play")
     print("        bytes per token  never used  bits per byte, looking so many symbols back")
     backs = "".join([f"{back:7d}" for back in range(BYTES_BACK + 1)])
-    print(f"merges  own text    new    on new{backs}")
+    print(f"merges  own text   new   on new{backs}")
 
 
 def report_row(num_merges: int, row: dict) -> None:
     """One vocabulary."""
     bits = "".join([f"{value:7.3f}" for value in row["bits"]])
     own, new = row["own_bytes_per_token"], row["bytes_per_token"]
-    print(f"{num_merges:6,}{own:9.2f}{new:8.2f}{row['unused']:9,}{bits}", flush=True)
+    print(f"{num_merges:6,}{own:9.2f}{new:8.2f}{row['unused']:8,}{bits}", flush=True)
 
 
 def report_reach(measured: dict[int, dict]) -> None:
