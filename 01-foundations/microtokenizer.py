@@ -353,8 +353,9 @@ def bytes_seen(lengths: Sequence[int], back: int) -> list[int]:
 # among more symbols, and each pair of neighbouring symbols is met less often.
 #
 # Models that look further back gain less from tokens. With the best context and vocabulary each,
-# tokens save 0.05 [results: hamlet.best_gain] bits per byte with Hamlet held out, and
-# -0.06 [results: macbeth.best_gain] with Macbeth: no clear winner.
+# tokens save, in bits per byte, 0.00 [results: macbeth.best_gain] with Macbeth held out,
+# 0.05 [results: hamlet.best_gain] with Hamlet and 0.07 [results: romeo.best_gain] with Romeo.
+# That is little beside the one bit that tokens gain when models look one symbol back.
 
 
 def same_reach_bits(byte_bits: Sequence[Sequence[float]], seen: Sequence[int]) -> float:
@@ -366,11 +367,11 @@ def same_reach_bits(byte_bits: Sequence[Sequence[float]], seen: Sequence[int]) -
 
 
 # Then why does nearly every large language model use tokens? A Transformer can look thousands of
-# bytes back. But it pays for every symbol: one pass through the network each, and attention between
-# all pairs. With 2.6 bytes per token the same text is 2.6 times fewer symbols, and the same
-# window of symbols holds 2.6 times as much text. The price is the vocabulary: every id needs its
-# own row of numbers, and rare ids get little to learn from (see "never used" in the table). GPT-2
-# has 50,257 ids, GPT-4 about 100,000, Llama 3 128,256. ByT5 reads bytes and pays in time.
+# bytes back. But it pays for every symbol: one pass through the network each, and attention
+# between all pairs. With 2.6 bytes per token the same text is 2.6 times fewer symbols, and the
+# same window of symbols holds 2.6 times as much text. The price is the vocabulary: every id needs
+# its own row of numbers, and rare ids get little to learn from (see "never used" in the table).
+# GPT-2 has 50,257 ids, GPT-4 about 100,000, Llama 3 128,256. ByT5 reads bytes and pays in time.
 
 
 def measure(
