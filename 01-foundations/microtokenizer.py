@@ -562,10 +562,10 @@ def report_merges(merges: dict, encoder: BytePairEncoder, differences: int) -> N
     ]
     same = "the same" if differences == 0 else f"{differences} NOT the same"
     print(f"The first {NUM_RECOUNTED} merges of the two ways are {same}.")
-    print("\nMerges, with the count of the pair when it was chosen")
+    print("\nMerges by number, each with the count of its pair when it was chosen")
     for first in sorted({0, 5, 10, 100, 500, NUM_MERGES - 5, len(merges) - 5}):
-        columns = "".join([f"{name:<14}" for name in named[first : first + 5]])
-        print(f"{first + 1:5d} ...  {columns}".rstrip())
+        columns = "".join([f"{name:<15}" for name in named[first : first + 5]])
+        print(f"{first + 1:4d} {columns}".rstrip())
 
 
 def report_line(encoders: dict[int, BytePairEncoder]) -> None:
