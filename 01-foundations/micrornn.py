@@ -74,9 +74,9 @@ NUM_STEPS = 200  # for each net that trains at full length from the start
 # The control: (length, steps) one after another. It reads 8,800 symbols per row of the batch.
 CURRICULUM = ((8, 200), (12, 100), (16, 100), (20, 100), (24, 100))
 # The best of those tried on four seeds; for the RNN (0.002 to 0.03) none made a difference.
-RNN_RATE = 0.005
-LEAKY_RATE = 0.02
-GRU_RATE = 0.02
+RNN_RATE = 0.008
+LEAKY_RATE = 0.03
+GRU_RATE = 0.03
 INPUT_SPREAD = 1.0  # standard deviation of the symbols' entries at the start
 MAX_NORM = 1.0  # a longer gradient is scaled down to this length
 
@@ -95,9 +95,7 @@ SYMBOLS = "ABCDwxyz?"  # four letters to store, four that mean nothing, and the 
 NUM_LETTERS = 4
 
 
-def latch_batch(
-    count: int, length: int, rng: random.Random
-) -> tuple[list[list[int]], list[int]]:
+def latch_batch(count: int, length: int, rng: random.Random) -> tuple[list[list[int]], list[int]]:
     """Draw `count` sequences of `length` symbol numbers, and the letter that each asks for.
 
     For example "AxCwyzx?" of length 8, with answer 2 (C).
@@ -240,7 +238,7 @@ def read(net: RecurrentNet, sequences: Sequence[Sequence[int]]) -> tuple[Tensor,
 def train(
     net: RecurrentNet, stages: Sequence[tuple[int, int]], learning_rate: float, rng: random.Random
 ) -> None:
-    """Train on (length, number of steps) for each stage in turn."""
+    """Train on (length, number of steps) for each stage in turn; the rate falls to 0 linearly."""
     optimizer = Adam(net.parameters())
     num_steps = sum(count for _, count in stages)
     lengths = [length for length, count in stages for _ in range(count)]
@@ -253,7 +251,7 @@ def train(
         # Products of many matrices can also explode: then one wild batch throws the weights far
         # off. Clipping limits such a step. It does nothing for a gradient that has vanished.
         clip_grad_norm_(net.parameters(), MAX_NORM)
-        optimizer.step(learning_rate)
+        optimizer.step(learning_rate * (1.0 - (step - 1) / num_steps))
 
         recent.append((loss.item(), share_right(logits, answers)))
         if step % 50 == 0:
@@ -324,7 +322,9 @@ def slope_product(net: RecurrentNet, sequences: Sequence[Sequence[int]]) -> floa
 # fails at any other length.
 
 
-def accuracies(net: RecurrentNet, tests: dict[int, tuple[list[list[int]], list[int]]]) -> dict[int, float]:
+def accuracies(
+    net: RecurrentNet, tests: dict[int, tuple[list[list[int]], list[int]]]
+) -> dict[int, float]:
     """The share of right answers for every test length."""
     return {
         length: share_right(read(net, sequences)[0], answers)
@@ -459,14 +459,18 @@ def report_conclusion(numbers: dict[str, float], leaky: float, left: float) -> N
     print(f"{gru:.0%}. Before training {numbers['gradient_ratio']:.0f} times more of its gradient")
     print(f"arrived {DISTANCE} steps back.")
     if curriculum > rnn + 0.2:
-        print(f"The same RNN, taught at a growing distance, reaches {curriculum:.0%}: it had room for")
+        print(
+            f"The same RNN, taught at a growing distance, reaches {curriculum:.0%}: it had room for"
+        )
         print("the memory, and could not learn it from far away.")
         if left < 0.1:
             print(f"It remembers although its gradient still fades ({left:.1g} is left).")
     else:
         print(f"Teaching at a growing distance did not help the RNN ({curriculum:.0%}).")
     leaky_long, gru_long = numbers["leaky_long"], numbers["gru_long"]
-    print(f"From length {LENGTH} to {TEST_LENGTHS[2]} the leaky net goes from {leaky:.0%} to", end=" ")
+    print(
+        f"From length {LENGTH} to {TEST_LENGTHS[2]} the leaky net goes from {leaky:.0%} to", end=" "
+    )
     print(f"{leaky_long:.0%}, the GRU from {gru:.0%}")
     print(f"to {gru_long:.0%}.", end=" ")
     if leaky - leaky_long > 0.2 and gru - gru_long < 0.2:
