@@ -14,11 +14,13 @@ SEEDS = (42, 1, 2, 3)
 
 BARS = (
     # The thesis: what the plain RNN does not learn, the GRU does, ...
-    "gru - rnn >= 0.4",
+    "gru - rnn >= 0.5",
     # ... and the RNN too, if the distance grows.
     "curriculum - rnn >= 0.4",
     # The leaky net's answer is bound to the length that it was trained on, the GRU's is not.
     "gru_long - leaky_long >= 0.3",
+    # The best possible is 1. Gates that do not look at what they read stay far from it.
+    "1 - gru_long <= 0.15",
     # Before training: how much more of the gradient arrives 20 steps back in the GRU.
     "gradient_ratio >= 300",
 )
@@ -67,15 +69,17 @@ VARIANTS = {
     "small_inputs": {"INPUT_SPREAD": 0.3},
     "no_first_letter": {"latch_batch": batch_without_first_letter},
     "gru_bias_0": {"UPDATE_BIAS": 0.0},
+    "swapped_gate": {"UPDATE_BIAS": -3.0},  # as if z and 1 - z changed places
     "truncated": {"read": read_truncated},
     "no_curriculum": {"CURRICULUM": ((24, 370),)},
     "blind_gates": {"GRU": BlindGRU},
 }
 
 TWINS = {
-    "truncated": "gru - rnn >= 0.4",
+    "truncated": "gru - rnn >= 0.5",
     "no_curriculum": "curriculum - rnn >= 0.4",
-    "blind_gates": "gru_long - leaky_long >= 0.3",
+    "swapped_gate": "gru_long - leaky_long >= 0.3",
+    "blind_gates": "1 - gru_long <= 0.15",
     "gru_bias_0": "gradient_ratio >= 300",
 }
 
@@ -293,7 +297,7 @@ def test_a_gate_that_starts_half_closed_loses_the_gradient():
         left = [script.gradient_profile(net, *probe)[script.DISTANCE] for net in (rnn, gru)]
         return left[1] / left[0]
 
-    bar = BARS[3]
+    bar = BARS[4]
     assert not failed_bars({"gradient_ratio": ratio(3.0)}, [bar])
     assert failed_bars({"gradient_ratio": ratio(0.0)}, [bar])
     assert failed_bars({"gradient_ratio": ratio(-3.0)}, [bar])
@@ -307,22 +311,9 @@ def test_training_teaches_and_reports(capsys):
     net = script.RNN(12, 0.0, rng)
     script.train(net, [(7, 100)], 0.02, rng)
     lines = capsys.readouterr().out.splitlines()
-    assert [line[:25] for line in lines] == [
-        "step   50/100 | length  7 ",
-        "step  100/100 | length  7 ",
-    ]
+    assert [line[:13] for line in lines] == ["step   50/100", "step  100/100"]
     sequences, answers = script.latch_batch(200, 7, rng)
     assert script.share_right(script.read(net, sequences)[0], answers) > 0.45
-
-
-def test_truncated_backpropagation_does_not_teach(monkeypatch, capsys):
-    broken = load_script("micrornn")
-    monkeypatch.setattr(broken, "read", read_truncated)
-    rng = random.Random(0)
-    net = broken.RNN(12, 0.0, rng)
-    broken.train(net, [(7, 100)], 0.02, rng)
-    sequences, answers = broken.latch_batch(200, 7, rng)
-    assert broken.share_right(broken.read(net, sequences)[0], answers) < 0.45
 
 
 def test_stages_come_in_their_order(capsys, monkeypatch):
@@ -353,7 +344,7 @@ def test_update_gates_are_those_of_the_forward_pass():
     (sequence,), _ = script.latch_batch(1, 12, random.Random(3))
     gates = script.update_gates(net, sequence)
     states = [[0.0] * 5] + [h.data[0] for h in script.read(net, [sequence])[1]]
-    for symbol, z, old, new in zip(sequence, gates, states, states[1:], strict=True):
+    for symbol, z, old, new in zip(sequence, gates, states[:-1], states[1:], strict=True):
         a = script.linear(script.Tensor([old]), net.w_h, net.bias).data[0]
         n = script.gru_row(net.w_x.data[symbol], a, old)[3]
         expected = [z_i * o + (1 - z_i) * n_i for z_i, o, n_i in zip(z, old, n)]
@@ -364,13 +355,14 @@ def test_update_gates_are_those_of_the_forward_pass():
     ("numbers", "said"),
     [
         ((0.25, 0.97, 1.0, 0.2, 1.0, 3000.0), "had room"),
-        ((0.25, 0.3, 0.25, 0.2, 0.25, 3000.0), "did not help"),
+        ((0.25, 0.3, 0.25, 0.75, 0.25, 3000.0), "did not help"),
         ((0.9, 0.95, 0.95, 0.8, 0.9, 2.0), "did not help"),
     ],
 )
 def test_the_conclusion_follows_the_numbers(numbers, said, capsys):
     keys = ("rnn", "curriculum", "gru", "leaky_long", "gru_long", "gradient_ratio")
-    script.report_conclusion(dict(zip(keys, numbers)), 0.8, 0.02)
+    scores = {"leaky": {24: 0.8}, "GRU": {96: 0.6}, "RNN, curriculum": {96: numbers[1]}}
+    script.report_conclusion(dict(zip(keys, numbers)), scores, 0.02)
     printed = capsys.readouterr().out
     assert said in printed
     assert ("one distance" in printed) == (numbers[4] > 0.9)
