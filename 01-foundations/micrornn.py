@@ -466,19 +466,23 @@ def report_scores(scores: dict[str, dict[int, float]]) -> None:
 
 
 def report_gates(net: GRU, sequences: Sequence[Sequence[int]]) -> None:
-    """Show the units whose update gate falls most when a capital comes, on one sequence."""
-    drops = [0.0] * net.width
+    """Show the units whose update gate falls most when the second capital comes."""
+    at_letter, at_noise = [], []
     for sequence in sequences:
         for z, symbol in list(zip(update_gates(net, sequence), sequence))[1:-1]:
-            sign = -1.0 if symbol < NUM_LETTERS else 1.0 / (len(sequence) - 3)
-            drops = [drop + sign * z_i for drop, z_i in zip(drops, z)]
-    chosen = sorted(range(net.width), key=lambda unit: -drops[unit])[:3]
-    print("\nUpdate gates of the GRU: what each unit keeps of its state, in tenths")
-    print(f"  {'reads':<10}{''.join(SYMBOLS[symbol] for symbol in sequences[0])}")
+            (at_letter if symbol < NUM_LETTERS else at_noise).append(z)
+    letter_means = [sum(column) / len(at_letter) for column in zip(*at_letter)]
+    noise_means = [sum(column) / len(at_noise) for column in zip(*at_noise)]
+    units = range(net.width)
+    chosen = sorted(units, key=lambda unit: letter_means[unit] - noise_means[unit])[:3]
+    print("\nUpdate gates of the GRU: what a unit keeps of its state, in tenths")
+    print(f"  {'reads':<10}{''.join(SYMBOLS[symbol] for symbol in sequences[0])}", end="")
+    print("   mean at: capital   noise")
     gates = update_gates(net, sequences[0])
     for unit in chosen:
         digits = "".join(str(min(9, int(10.0 * z[unit]))) for z in gates)
-        print(f"  unit {unit:<5}{digits}")
+        print(f"  unit {unit:<5}{digits}", end="")
+        print(f"{letter_means[unit]:>19.2f}{noise_means[unit]:>8.2f}")
 
 
 def report_conclusion(
@@ -498,15 +502,15 @@ def report_conclusion(
     print(f"gradient than of the RNN's was left {DISTANCE} steps back.")
     if curriculum > rnn + 0.2:
         print(
-            f"With a curriculum the same RNN reaches {curriculum:.0%}: it had room for the memory,"
+            f"With a curriculum, an RNN of the same size reaches {curriculum:.0%}: it has room for"
         )
-        print("and did not learn it from far away.")
+        print("the memory, and does not learn it from far away.")
         last, gru_last = scores["RNN, curriculum"][longest], scores["GRU"][longest]
         if last > gru_last + 0.05:
             print(
                 f"At length {longest} it is even right more often than the GRU ({last:.0%} against"
             )
-            print(f"{gru_last:.0%}): here gates help to learn, and not to hold.")
+            print(f"{gru_last:.0%}): here gates help to learn more than to hold.")
         if left < 0.1:
             print(f"It remembers although its own gradient still fades ({left:.2g} is left).")
     else:

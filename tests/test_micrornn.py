@@ -354,7 +354,7 @@ def test_update_gates_are_those_of_the_forward_pass():
 @pytest.mark.parametrize(
     ("numbers", "said"),
     [
-        ((0.25, 0.97, 1.0, 0.2, 1.0, 3000.0), "had room"),
+        ((0.25, 0.97, 1.0, 0.2, 1.0, 3000.0), "has room"),
         ((0.25, 0.3, 0.25, 0.75, 0.25, 3000.0), "does not help"),
         ((0.9, 0.95, 0.95, 0.8, 0.9, 2.0), "does not help"),
     ],
