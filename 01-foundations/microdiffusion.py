@@ -1,31 +1,31 @@
 """A network that has only learned to remove noise can draw new points, starting from pure noise.
 
-Mix a real point with noise. More noise, and less and less of the point is left, until nothing is.
-A network is shown such mixtures and learns to guess what was mixed. That is plain regression: no
-opponent as in a GAN, no second network as in a VAE. To draw a new point, start from pure noise,
-let the network guess, go a small part of the way to the guess, and ask again from there.
+Mix a real point with noise. The more noise, the less of the point is left, until nothing is. A
+network is shown such mixtures and learns to guess what was mixed. That is plain regression, with
+no opponent as in a GAN. To draw a new point, start from pure noise, let the network guess, go a
+small part of the way to its guess, and let it guess again from there.
 
-The data is a ring of eight small clusters whose density is known (microgan draws from the same
-ring). So the best possible guess can be computed, and it is put in the network's place: same
-samplers, same table. What is wrong even with the best guess is the sampler's fault; what is wrong
-only with the network is what it has not learned. One network serves three samplers, DDPM, DDIM
-and flow matching. Look at three things: which sampler needs many guesses and which few; whether
-more guesses help the network; and the levels of noise at which the samplers stop to guess.
+The data is a ring of eight small clusters, the one of microgan. Its density is known, so the best
+possible guess can be computed. It is put in the network's place, with the same samplers and in
+the same table. What goes wrong even with the best guess is the sampler's fault. What goes wrong
+only with the network is what it has not learned. One network serves three samplers: DDPM, DDIM
+and flow matching. Look at three things: how many guesses each sampler needs; when the network is
+what holds a sampler back, and when it is not; and the levels of noise at which guesses are made.
 
 In the code       In the papers     Meaning                                          Shape
-clean             x_0               a real point                                     [N][2]
-noise             eps, x_1          standard normal numbers                          [N][2]
-t, level          t                 share of noise in a mixture: 0 clean, 1 noise    a number
+clean             x_0               real points                                      [N][2]
+noise             eps               standard normal numbers                          [N][2]
+t, levels         t                 share of noise in a mixture: 0 clean, 1 noise    a number, N
 noisy, points     x_t               (1 - t) clean + t noise                          [N][2]
 velocity          v, u_t            noise - clean                                    [N][2]
-guessed_...       x_0-hat, eps-hat  what the network (or the best guess) answers     [N][2]
-alpha_bar         alpha-bar_t       DDPM's share of the clean point, squared         a number
-(SD3 and rectified flow also have the noise at t = 1; Lipman et al. have it at t = 0. DDPM numbers
-its levels 1 to 1000 and mixes with other weights; SAMPLING gives the translation.)
+guessed_...                         what the network (or the best guess) answers     [N][2]
+alpha_bar         alpha-bar_t       square of the clean point's weight in DDPM       a number
+(Rectified flow and SD3 have the noise at t = 1, as here; Lipman et al. have it at t = 0. DDPM
+counts its levels from 1 to 1,000: THREE SAMPLERS has the translation.)
 
-What is left out: images and their U-Nets and transformers, guidance by a class or a text, samplers
-of higher order, and distillation to one step. Every batch here is freshly drawn: with a finite
-training set the best guess would give back nothing but that set's own points.
+What is left out: images with their U-Nets and transformers, guidance by a class or a text, samplers
+of higher order, and distillation to a single step. Every batch is freshly drawn from the density.
+With a finite training set, the best guess would only ever lead back to points of that set.
 
 A number marked [results: ...] is not from this run: it was recorded from a run with one thing
 changed, and stands in results/microdiffusion.json under that key.
@@ -55,22 +55,22 @@ NUM_MODES = 8  # clusters on the circle of radius 1
 SIGMA = 0.05  # standard deviation of a cluster; two neighbours are 0.77 apart
 
 WIDTH = 32  # units in each of the two hidden layers
-FREQUENCIES = (3.0, 6.0, 12.0)  # of the waves through which the network sees x and y
+FREQUENCIES = (2.0, 4.0, 8.0)  # of the waves through which the network sees x and y
 LEVEL_FREQUENCIES = (1.0, 2.0, 4.0, 8.0)  # ... and t
-NUM_STEPS = 700
+NUM_STEPS = 1000
 BATCH_SIZE = 64  # points per step
-LEARNING_RATE = 0.01  # at first; it falls to 0 in a straight line
+LEARNING_RATE = 0.02  # at first; it falls to 0 in a straight line
 BETAS = (0.9, 0.99)  # Adam's
 
 NUM_GUESSES = (5, 10, 20, 40)  # how often a sampler may ask: its cost
-FEW, FINE = 10, 20  # of these: for the headline numbers, and for the pictures
+FEW = 10  # the number of guesses behind the headline numbers
+FINE = 20  # ... and behind the pictures
 NUM_POINTS = 500  # points that are drawn to score a sampler
 NUM_TEST = 4000  # mixtures that are held out to measure the loss
 
 # === THE DATA, AND THE NOISE ===
 
-# The ring is the one of microgan. Nothing in the method is special to two dimensions, but here
-# one can see what comes out.
+# Nothing in the method is special to two dimensions, but here one can see what comes out.
 
 Matrix = list[list[float]]
 
@@ -92,10 +92,10 @@ def normal_noise(num_points: int, rng: random.Random) -> Matrix:
     return [[rng.gauss(0.0, 1.0), rng.gauss(0.0, 1.0)] for _ in range(num_points)]
 
 
-# Why mix in noise at all? Nobody can draw from the data's density directly, but anybody can draw
-# noise. The mixtures join the two by a ladder of densities, so little different from rung to rung
-# that a small step leads from one to the next. The way up (adding noise) is one line. The way down
-# has to be learned.
+# Why mix in noise at all? We cannot draw from the data's density (we only have examples), but we
+# can draw noise. The mixtures join the two in small steps: the density at one level is almost the
+# density at the next. The way up is one line, and gives as many training examples as we like. The
+# way down has to be learned.
 
 
 def mix(clean: Matrix, noise: Matrix, levels: Sequence[float]) -> Matrix:
@@ -111,16 +111,15 @@ def mix(clean: Matrix, noise: Matrix, levels: Sequence[float]) -> Matrix:
     ]
 
 
-# The network sees the mixture and t, and guesses the velocity noise - clean: the direction from
-# the clean point to the noise. This one guess holds two others. Since noisy = clean + t velocity
-# and noisy = noise - (1 - t) velocity,
+# The network is given the mixture and t, and guesses the velocity, noise - clean. From this one
+# guess follow two others. Since noisy = clean + t velocity = noise - (1 - t) velocity,
 #
 #     guessed_clean = noisy - t velocity             guessed_noise = noisy + (1 - t) velocity
 #
-# In the example: velocity (-2, 2), so (0.5, 0.5) - 0.25 (-2, 2) = (1, 0), the clean point again.
-# DDPM lets its network guess the noise instead. With the line above the one can be turned into the
-# other, but not equally well: clean = (noisy - t noise) / (1 - t) blows up every error near t = 1,
-# where the guess of the noise is easy and says nothing about the clean point.
+# In the example: velocity (-2, 2), and (0.5, 0.5) - 0.25 (-2, 2) = (1, 0), the clean point again.
+# DDPM's network guesses the noise instead (its loss is |eps - eps_theta(x_t, t)|^2). The two are
+# the same up to scale, with errors (1 - t) times as large. But at t = 1 a guess of the noise says
+# nothing about the clean point: it is divided by 1 - t to get there.
 
 
 def split_guess(points: Matrix, velocity: Matrix, t: float) -> tuple[Matrix, Matrix]:
@@ -132,9 +131,11 @@ def split_guess(points: Matrix, velocity: Matrix, t: float) -> tuple[Matrix, Mat
 
 # === THE NETWORK AND ITS TRAINING ===
 
-# A multilayer perceptron, 22 -> 32 -> 32 -> 2. Such networks are slow to learn functions with fine
-# detail, and the clusters are fine. So besides x and y they get sines and cosines of both (Fourier
-# features, as in Tancik et al., 2020, arXiv:2006.10739), and t in the same way.
+# A multilayer perceptron, 22 -> 32 -> 32 -> 2. Such networks are slow to learn fine detail, and the
+# clusters are fine. So besides x and y it is given sines and cosines of them (Fourier features:
+# Tancik et al., 2020, arXiv:2006.10739), and t in the same way. Given x and y alone, 10 guesses by
+# flow bring 0% @[results: no_waves.network_flow_few] of the points near a cluster; with the waves,
+# see the run below.
 
 Layers = list[tuple["Tensor", "Tensor"]]
 
@@ -170,8 +171,8 @@ def forward(layers: Layers, points: Matrix, levels: Sequence[float]) -> Tensor:
 def train(layers: Layers, rng: random.Random) -> None:
     """Teach the network to guess velocities.
 
-    No mixture is made step by step, and none is cleaned step by step: each training point gets
-    one random level and one guess. Only drawing takes many steps.
+    Training does not walk through the levels, as is often believed. Each point is mixed once, at
+    one random level, and guessed once. Only drawing takes many steps.
     """
     optimizer = Adam([p for layer in layers for p in layer], BETAS)
     recent: list[tuple[float, float]] = []
@@ -185,6 +186,7 @@ def train(layers: Layers, rng: random.Random) -> None:
         loss.backward()
         optimizer.step(LEARNING_RATE * (1.0 - (step - 1) / NUM_STEPS))
 
+        # What the best possible guess would have lost on this batch; computed further below.
         best = mse_loss(Tensor(best_guess(noisy, levels)), velocity)
         recent.append((loss.item(), best.item()))
         if step % 100 == 0:
@@ -197,8 +199,9 @@ def train(layers: Layers, rng: random.Random) -> None:
 
 
 def draw_levels(count: int, rng: random.Random) -> list[float]:
-    """Random levels between 0 and 1, one in each of `count` equal parts: every batch then holds
-    easy and hard mixtures in the same shares, and the loss jumps about less.
+    """Random levels between 0 and 1, one in each of `count` equal parts. So every batch has its
+    share of easy and of hard mixtures, and the loss jumps about less. (SD3 draws more levels near
+    the middle, where there is most to learn.)
     """
     return [(i + rng.random()) / count for i in range(count)]
 
@@ -208,87 +211,29 @@ def subtract(a: Matrix, b: Matrix) -> Matrix:
     return [[x - y for x, y in zip(*rows)] for rows in zip(a, b)]
 
 
-# === THE BEST POSSIBLE GUESS ===
+# === DRAWING: MANY SMALL STEPS ===
 
-# The loss cannot fall to 0. Many clean points, with different noise, lead to one and the same
-# mixture. The squared error is smallest for the mean of all the velocities that are possible
-# there, and what these differ from their mean is left over: the floor. On data of known density
-# the mean can be computed. Bayes' rule first says how likely each cluster is to have been the
-# origin. A mixture from cluster k is Gaussian, with mean (1 - t) center_k and variance
-# ((1 - t) SIGMA)^2 + t^2, so
+# Why not take the guessed clean point and be done? At t = 1 the best guess is the mean of all data,
+# (0, 0), where there is no data: a guess is an average of all that is possible. But it is good
+# enough for a small step down, to a level s below t. Split the point into guessed clean point and
+# guessed noise, and mix these two again with less noise. From the new place, guess anew.
 #
-#     weight_k = softmax(-|noisy - (1 - t) center_k|^2 / (2 variance))
+#     next = (1 - s) guessed_clean + s guessed_noise                  (DDIM and flow matching)
 #
-# Example: t = 0.5, noisy = (0.4, 0). The center (1, 0), halved, is 0.1 away, its neighbours 0.36,
-# and the center opposite 0.9. The variance is 0.25. The weights are 0.28 for the one, 0.22 for each
-# neighbour, 0.06 opposite: half noise, and the mixture's origin is still anybody's guess.
-
-
-def mode_weights(
-    point: Sequence[float], t: float, centers: Sequence[Sequence[float]], spread: float
-) -> list[float]:
-    """How likely each center is to be the origin of this mixture: numbers that sum to 1."""
-    variance = ((1.0 - t) * spread) ** 2 + t * t
-    x, y = point
-    squares = [(x - (1.0 - t) * cx) ** 2 + (y - (1.0 - t) * cy) ** 2 for cx, cy in centers]
-    return softmax_row([-square / (2.0 * variance) for square in squares])
-
-
-def mean_velocity(
-    point: Sequence[float], t: float, centers: Sequence[Sequence[float]], spread: float
-) -> list[float]:
-    """The mean of noise - clean over all that may have been mixed to this point -> [2]."""
-    weights = mode_weights(point, t, centers, spread)
-    variance = ((1.0 - t) * spread) ** 2 + t * t
-    velocity = []
-    for x, column in zip(point, zip(*centers)):
-        center = dot(weights, column)
-        # What the mixture is off the (shrunk) center is due in part to the point's own place in
-        # its cluster and in part to the noise, in proportion to their variances.
-        off = (x - (1.0 - t) * center) / variance
-        guessed_clean = center + (1.0 - t) * spread * spread * off
-        guessed_noise = t * off
-        velocity.append(guessed_noise - guessed_clean)
-    return velocity
-
-
-def best_guess(points: Matrix, levels: Sequence[float]) -> Matrix:
-    """What a perfect network would answer: [N][2], N -> velocities [N][2]."""
-    centers = mode_centers()
-    return [mean_velocity(point, t, centers, SIGMA) for point, t in zip(points, levels)]
-
-
-def linear_guess(points: Matrix, levels: Sequence[float]) -> Matrix:
-    """The best answer of somebody who takes the ring for one Gaussian of the same mean and spread
-    (it is linear in the point): the guess to beat.
-    """
-    spread = math.sqrt(0.5 + SIGMA * SIGMA)  # a circle of radius 1 has variance 1/2 along x
-    return [mean_velocity(point, t, [(0.0, 0.0)], spread) for point, t in zip(points, levels)]
-
-
-# The best guess also says what diffusion has to do with the score, the slope of the log density of
-# the mixtures: guessed_noise = -t * grad log p_t(noisy). To guess the noise is to know in which
-# direction mixtures become more likely (Tweedie's formula). Score-based models are this model.
-
-# === SAMPLING: ONE STEP, THREE NAMES ===
-
-# Why not believe the guess and be done? At t = 1 the best guess of the clean point is the mean of
-# all data: (0, 0), where there is none. A guess is an average. But it is good enough for a small
-# step down, to a level s just below t: split the point into guessed clean point and guessed noise,
-# and mix them again with less noise. From there on, the guess is a better one.
+# Put in the two guesses, and this is point + (s - t) velocity: a step of Euler's method for the
+# differential equation d(point)/dt = velocity. Points at one place had different velocities, and
+# now all of them take the mean. Why is that right? How a density changes depends only on how much
+# crosses each place, and so on the mean velocity there. As steps get smaller, the drawn points
+# come to be distributed as the mixtures of each level are.
 #
-#     next = (1 - s) guessed_clean + s guessed_noise              (DDIM and flow matching)
+# DDPM reasons differently. As a mixture moves up through the levels, its noise is renewed bit by
+# bit; so it should be on the way down. Of the noise at level t, only a part was there at level s:
 #
-# Put in the two guesses, and this is next = point + (s - t) velocity: a step along the velocity,
-# as Euler solves a differential equation. Why may all follow a mean, when each point has a
-# velocity of its own? How a crowd's density changes depends on how many cross each place, hence
-# only on the mean velocity there. So small steps carry the density from level to level.
+#     keep = (s / (1 - s)) / (t / (1 - t))         ratio of noise to signal at s, by that at t
+#     noise at s = keep * guessed_noise + sqrt(1 - keep^2) * fresh noise              (DDPM)
 #
-# DDPM comes from another thought: the way up adds fresh noise at each level, so the way down must
-# be random as well. Of the noise in a mixture at level t, only a part was there at level s:
-#
-#     keep = (s / (1 - s)) / (t / (1 - t))                   noise-to-signal at s, divided by at t
-#     noise at s = keep * guessed_noise + sqrt(1 - keep^2) * fresh noise                    (DDPM)
+# The squares of the two weights sum to 1, so that the noise keeps its variance. From t = 0.5 to
+# s = 0.4, keep = 0.67 and the weight of the fresh noise is 0.75.
 
 
 def denoise_step(
@@ -308,57 +253,43 @@ def denoise_step(
     return mix(clean, noise, [s] * len(points))
 
 
-Guess = Callable[[Matrix, Sequence[float]], Matrix]
+Guess = Callable[[Matrix, Sequence[float]], Matrix]  # points, levels -> velocities
 
 
-def sample(
-    model: GPT, starts: Sequence[int], num_heads: int, context: int, rng: random.Random
-) -> list[list[int]]:
-    """Continue each start symbol until the model ends the text with 0, or context + 1 symbols are
-    there: one list of symbols per start, both ends included. Nothing is cut off or sharpened.
-
-    All unfinished texts read their last symbol in one forward pass. The keys and values of what
-    they have read before are kept; they lie one text after the other, so a text is a span.
-    """
-    texts = [[start] for start in starts]
-    keys: list[list[list[float]]] = [[] for _ in starts]
-    values: list[list[list[float]]] = [[] for _ in starts]
-    active = list(range(len(starts)))
-
-    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        for i, key, value in zip(active, k.data, v.data):
-            keys[i].append(key)
-            values[i].append(value)
-        all_keys, all_values = [
-            [row for i in active for row in cache[i]] for cache in (keys, values)
-        ]
-        length = len(all_keys) // len(active)
-        spans = [(n * length, (n + 1) * length) for n in range(len(active))]
-        return scaled_dot_product_attention(
-            q, Tensor(all_keys), Tensor(all_values), num_heads, spans
-        )
-
-    for position in range(context):
-        if active:
-            last = [texts[i][-1] for i in active]
-            logits = model.forward(last, [position] * len(active), attend).data
-            for i, row in zip(active, logits):
-                texts[i].append(rng.choices(range(len(row)), softmax_row(row))[0])
-            active = [i for i in active if texts[i][-1] != 0]
-    return texts
+def draw_points(
+    guess: Guess, levels: Sequence[float], noise: Matrix, rng: random.Random | None
+) -> list[Matrix]:
+    """Start from noise [N][2] and go down all levels -> the points [N][2] at each of them."""
+    points = [[levels[0] * x for x in row] for row in noise]
+    path = [points]
+    for t, s in zip(levels, levels[1:]):
+        velocity = guess(points, [t] * len(points))
+        points = denoise_step(points, velocity, t, s, rng)
+        path.append(points)
+    return path
 
 
-# At which levels should the sampler stop to guess? Flow matching: at even distances. DDPM's paper
-# has 1,000 levels, counted upwards, and its own weights: from one level to the next
+# === THREE SAMPLERS: WHERE TO STOP FOR A GUESS ===
+
+# At which levels shall guesses be made? Flow matching takes even distances in t. DDPM has 1,000
+# levels of its own, and other weights. One level up is
 #
-#     x <- sqrt(1 - beta) x + sqrt(beta) fresh noise                          (beta: 1e-4 to 0.02)
+#     x <- sqrt(1 - beta) x + sqrt(beta) fresh noise             beta rises from 0.0001 to 0.02
 #
 # so that a point at level k is sqrt(alpha_bar) clean + sqrt(1 - alpha_bar) noise, with alpha_bar
-# the product of (1 - beta) up to k. Two steps with betas 0.19 and 0.36: alpha_bar = 0.81 * 0.64 =
-# 0.5184, so 0.720 clean + 0.694 noise. These weights do not sum to 1, but nothing is lost if the
-# point is divided by their sum, 1.414: it becomes a mixture of ours, at t = 0.694 / 1.414 = 0.491.
-# So one network can serve all samplers. Samplers with few guesses take every 100th level, say.
-# (In the papers alpha and sigma often mean the two weights, or squares of them: look twice.)
+# the product of all (1 - beta) up to k. Two levels with betas 0.19 and 0.36, for example: alpha_bar
+# = 0.81 * 0.64 = 0.5184, which makes 0.720 clean + 0.694 noise. Divide this by the sum of its
+# weights, 1.414, and it is a mixture like ours, with t = 0.694 / 1.414 = 0.491. To divide a point
+# by a known number loses nothing. So one network serves all samplers, and DDPM and flow matching
+# are one method with different levels, weights and targets. DDPM's step down from one level to the
+# next reads, in its paper (z is fresh noise),
+#
+#     x <- (x - beta / sqrt(1 - alpha_bar) guessed_noise) / sqrt(1 - beta) + sigma z
+#
+# which is denoise_step, times that number. (With the smaller of the two sigmas that the paper
+# offers.) To make fewer guesses, take every 10th or 100th level. The betas belong to 1,000 levels:
+# if they are spread over 100, alpha_bar ends at 0.36 and not near 0, and drawing then starts from
+# noise that is purer than any that training has shown.
 
 
 def even_levels(num_guesses: int) -> list[float]:
@@ -384,16 +315,90 @@ def ddpm_levels(num_guesses: int) -> list[float]:
     return levels
 
 
-# Each sampler differs from the next in one thing only.
+# Each sampler differs from the next in one thing only. In the library diffusers they are
+# DDPMScheduler, DDIMScheduler and FlowMatchEulerDiscreteScheduler.
 SAMPLERS = {
     "DDPM": (ddpm_levels, True),  # True: the noise is renewed in every step
     "DDIM": (ddpm_levels, False),
     "flow": (even_levels, False),
 }
 
+# === THE BEST POSSIBLE GUESS ===
+
+# The loss cannot fall to 0. Many clean points, with different noise, give one and the same mixture.
+# The squared error is least for the mean of all velocities that are possible there, and how much
+# these differ from their mean remains: the floor. Where the density is known, so is the mean.
+# Bayes' rule first says how likely it is that the mixture came from cluster k. Mixtures from there
+# are Gaussian, with mean (1 - t) center_k and variance ((1 - t) SIGMA)^2 + t^2. Hence
+#
+#     weight_k = softmax over k of (-|noisy - (1 - t) center_k|^2 / (2 variance))
+
+
+def mode_weights(
+    point: Sequence[float], t: float, centers: Sequence[Sequence[float]], spread: float
+) -> list[float]:
+    """How likely each center is to be the origin of this mixture: numbers that sum to 1.
+
+    Half noise, at a place on the way to center 0: its origin is still anybody's guess.
+    >>> [round(w, 2) for w in mode_weights([0.4, 0.0], 0.5, mode_centers(), SIGMA)]
+    [0.24, 0.19, 0.11, 0.06, 0.05, 0.06, 0.11, 0.19]
+    """
+    variance = ((1.0 - t) * spread) ** 2 + t * t
+    x, y = point
+    squares = [(x - (1.0 - t) * cx) ** 2 + (y - (1.0 - t) * cy) ** 2 for cx, cy in centers]
+    return softmax_row([-square / (2.0 * variance) for square in squares])
+
+
+def mean_velocity(
+    point: Sequence[float], t: float, centers: Sequence[Sequence[float]], spread: float
+) -> list[float]:
+    """The mean of noise - clean over all that may have been mixed to this point -> [2]."""
+    weights = mode_weights(point, t, centers, spread)
+    variance = ((1.0 - t) * spread) ** 2 + t * t
+    velocity = []
+    for x, column in zip(point, zip(*centers)):
+        center = dot(weights, column)
+        # By how much the mixture is off the (shrunk) center is due in part to the place of the
+        # clean point in its cluster and in part to the noise, in proportion to their variances.
+        off = (x - (1.0 - t) * center) / variance
+        guessed_clean = center + (1.0 - t) * spread * spread * off
+        guessed_noise = t * off
+        velocity.append(guessed_noise - guessed_clean)
+    return velocity
+
+
+def best_guess(points: Matrix, levels: Sequence[float]) -> Matrix:
+    """What a perfect network would answer: [N][2], N -> velocities [N][2]."""
+    centers = mode_centers()
+    return [mean_velocity(point, t, centers, SIGMA) for point, t in zip(points, levels)]
+
+
+def linear_guess(points: Matrix, levels: Sequence[float]) -> Matrix:
+    """The best answer of somebody who takes the ring for one Gaussian of the same mean and spread
+    (it is linear in the point): the guess to beat.
+    """
+    spread = math.sqrt(0.5 + SIGMA * SIGMA)  # a circle of radius 1 has variance 1/2 along x
+    return [mean_velocity(point, t, [(0.0, 0.0)], spread) for point, t in zip(points, levels)]
+
+
+# Guessing the noise is guessing the score, the slope of the log density of the mixtures: the best
+# guessed_noise is -t * grad log p_t(noisy) (Tweedie's formula; a test checks it). So "score-based
+# models" are the same models: their network says in which direction mixtures become more likely.
+
 # === MEASURING ===
 
-# The same scores as in microgan.
+# The scores are those of microgan. Besides, we look at what there is to know at a level (certainty,
+# below): the levels of a sampler should be dense where the clusters are decided on. Is it really
+# the levels that set the samplers apart? Two checks, each a run of its own, with 10 guesses:
+#
+#   - Move three of DDIM's levels from above 0.9 to below 0.25. With the best guess, it then brings
+#     0% @[results: moved_late.best_ddim_few] of the points near a cluster. That is more than flow.
+#   - Train the network at DDPM's levels. By DDIM 0% @[results: ddpm_trained.network_ddim_few], by
+#     flow still 0% @[results: ddpm_trained.network_flow_few]: it was not trained in flow's favour.
+#
+# Which levels are good depends on the data. An image of a million pixels is recognised through far
+# more noise than one point is, so the deciding levels lie higher. Stable Diffusion 3 therefore
+# shifts its levels towards t = 1, the more the larger the image (`shift` in diffusers).
 
 
 def mode_coverage(points: Sequence[Sequence[float]]) -> tuple[int, float]:
@@ -479,7 +484,7 @@ def main() -> dict[str, object]:
     noise, real = normal_noise(NUM_POINTS, rng), ring_of_gaussians(NUM_POINTS, rng)
     start = time.perf_counter()
     paths = {
-        (name, sampler, n): sample(guess, levels(n), noise, rng if renews else None)
+        (name, sampler, n): draw_points(guess, levels(n), noise, rng if renews else None)
         for name, guess in guesses.items()
         for sampler, (levels, renews) in SAMPLERS.items()
         for n in NUM_GUESSES
@@ -499,7 +504,7 @@ def main() -> dict[str, object]:
         "learned": learned,
         "distance_gain": distances["linear guess"] - distances["network"],
     }
-    report_conclusion(shares, learned)
+    report_conclusion(shares, learned, distances)
     details = {"losses": losses, "shares": shares, "distances": distances, "certainty": certain}
     return {**headline, "details": {**details, "paths": paths}}
 
@@ -522,7 +527,8 @@ def report_losses(losses: dict[str, float], learned: float) -> None:
 def report_shares(shares: dict[tuple[str, str, int], float]) -> None:
     """One line for each number of guesses, one column for each kind of guess and sampler."""
     names = list(dict.fromkeys([name for name, _, _ in shares]))
-    print(f"\nHow many of {NUM_POINTS} drawn points lie near a cluster?")
+    luck = 2.0 * math.sqrt(2.0 * 0.25 / NUM_POINTS)  # two standard errors of a difference
+    print(f"\nHow many of {NUM_POINTS} drawn points lie near a cluster? (up to {luck:.0%}: luck)")
     print("         " + "".join([f"{name:>17}   " for name in names]).rstrip())
     print("guesses  " + "   ".join(["".join([f"{s:>6}" for s in SAMPLERS])] * len(names)))
     for n in NUM_GUESSES:
@@ -544,6 +550,10 @@ def report_levels(rng: random.Random) -> list[float]:
     shares = [(value - 1.0 / NUM_MODES) / (1.0 - 1.0 / NUM_MODES) for value in certain]
     print(f"{'certainty':<12}" + "".join([SHADES[int(share * top + 0.5)] for share in shares]))
     print("certainty: how likely the likeliest cluster is, from 1/8 (blank) to 1 (@)")
+    last = [levels(FEW)[-2] for levels in (even_levels, ddpm_levels)]
+    print(
+        f"last step: from t = {last[0]:.2f} to 0 by flow, from {last[1]:.2f} to 0 by DDPM and DDIM"
+    )
     return certain
 
 
@@ -552,11 +562,9 @@ def report_pictures(path: list[Matrix], ends: dict[str, Matrix]) -> None:
     levels = even_levels(FINE)
     steps = [0, FINE // 2, FINE * 3 // 4]
     print(f"\nFrom noise to points: flow, {FINE} guesses; the darker, the more points")
-    way = [(f"network, t = {levels[i]:.2f}", cloud(path[i], 1.6, 24, 12)) for i in steps]
+    way = [(f"network, t = {levels[i]:.2f}", cloud(path[i], 1.4, 24, 12)) for i in steps]
     print_side_by_side(way)
-    print_side_by_side(
-        [(f"{name}, t = 0", cloud(end, 1.6, 24, 12)) for name, end in ends.items()]
-    )
+    print_side_by_side([(f"{name}, t = 0", cloud(end, 1.4, 24, 12)) for name, end in ends.items()])
 
 
 def print_side_by_side(pictures: Sequence[tuple[str, list[str]]]) -> None:
@@ -581,8 +589,37 @@ def report_scores(ends: dict[str, Matrix], real: Matrix, rng: random.Random) -> 
     return distances
 
 
-def report_conclusion(shares: dict[tuple[str, str, int], float], learned: float) -> None:
+def report_conclusion(
+    shares: dict[tuple[str, str, int], float], learned: float, distances: dict[str, float]
+) -> None:
     """Say in words what the run has shown, whatever it has shown."""
+    best = {sampler: shares["best guess", sampler, FEW] for sampler in SAMPLERS}
+    network = {sampler: shares["network", sampler, FEW] for sampler in SAMPLERS}
+    by_levels, by_noise = best["flow"] - best["DDIM"], abs(best["DDPM"] - best["DDIM"])
+    print(
+        f"\nWith the best guess, {FEW} guesses bring {best['flow']:.0%} of the points near a cluster"
+    )
+    print(f"by flow and {best['DDIM']:.0%} by DDIM. Nothing is learned there: this is the sampler.")
+    if by_levels > 3.0 * by_noise:
+        print(f"It is the levels (flow against DDIM: {by_levels:.0%} of the points),")
+        print(f"and hardly the fresh noise (DDPM against DDIM: {by_noise:.0%}).")
+    if best["DDIM"] - network["DDIM"] < (best["flow"] - network["flow"]) / 2.0:
+        print(
+            f"The network reaches {network['flow']:.0%} by flow and {network['DDIM']:.0%} by DDIM. So for DDIM"
+        )
+        print("with few guesses, it would not help to train on; for flow, it would.")
+    many, fewer = [shares["network", "flow", n] for n in (NUM_GUESSES[-1], NUM_GUESSES[-2])]
+    limit = shares["best guess", "flow", NUM_GUESSES[-1]]
+    print(
+        f"The network with {NUM_GUESSES[-1]} guesses reaches {many:.0%}, the best guess {limit:.0%}."
+    )
+    if limit - many > many - fewer:
+        print(f"Twice the guesses have added {many - fewer:.0%}: what is missing is no longer the")
+        print(f"sampler's. The network has learned {learned:.0%} of what there was to learn.")
+    if abs(distances["network"]) <= distances["real"]:
+        print(
+            f"The energy distance of {NUM_POINTS} points cannot tell the network's from real ones."
+        )
 
 
 # === APPENDIX: ENGINE (common/engine.py; microautograd.py derives it) ===
@@ -756,21 +793,6 @@ def raise_graph_is_gone(d_out: list[list[float]]) -> None:
     raise RuntimeError("backward() has already taken this graph apart: run the forward again")
 
 
-def embedding(weight: Tensor, ids: Sequence[int]) -> Tensor:
-    """Pick rows: weight [V][D], ids N whole numbers -> [N][D].
-
-    A row that was picked several times receives the sum of its gradients.
-    """
-
-    def pass_back(d_out: list[list[float]]) -> tuple:
-        d_weight = [[0.0] * len(weight.data[0])] * len(weight.data)
-        for i, d_row in zip(ids, d_out):
-            d_weight[i] = list(map(add, d_weight[i], d_row))
-        return (d_weight,)
-
-    return Tensor([weight.data[i] for i in ids], (weight,), pass_back)
-
-
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x [N][in] times the transpose of weight [out][in], plus bias [1][out] -> [N][out].
 
@@ -795,17 +817,6 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return d_x, d_weight, [[sum(column) for column in columns]]
 
     return Tensor(out, (x, weight) if bias is None else (x, weight, bias), pass_back)
-
-
-def relu(x: Tensor) -> Tensor:
-    """max(0, x), entry by entry. The slope is 1 above zero and 0 elsewhere, at zero too."""
-    data = [[value if value > 0.0 else 0.0 for value in row] for row in x.data]
-
-    def pass_back(d_out: list[list[float]]) -> tuple:
-        # An output above zero had an input above zero.
-        return ([[d if y > 0.0 else 0.0 for d, y in zip(*rows)] for rows in zip(d_out, data)],)
-
-    return Tensor(data, (x,), pass_back)
 
 
 def elementwise(x: Tensor, function: Callable[[float], float], slope: Callable) -> Tensor:
@@ -843,153 +854,6 @@ def silu(x: Tensor) -> Tensor:
         return s + value * s * (1.0 - s)
 
     return elementwise(x, lambda value: value * sigmoid_of(value), slope)
-
-
-def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-5) -> Tensor:
-    """Scale every row of x [N][D] to a root mean square of 1; weight [1][D] multiplies after.
-
-    Zhang & Sennrich, "Root Mean Square Layer Normalization", 2019, arXiv:1910.07467, eq. 4.
-    """
-    width = len(x.data[0])
-    if weight is not None:
-        check_is_row(weight, width)
-    scales = [(dot(row, row) / width + eps) ** -0.5 for row in x.data]
-    normed = [[value * scale for value in row] for row, scale in zip(x.data, scales)]
-    gains = weight.data[0] if weight is not None else None
-    out = normed if gains is None else [list(map(mul, row, gains)) for row in normed]
-
-    # n_i = x_i s with s = (mean(x^2) + eps)^(-1/2), hence ds/dx_j = -s^3 x_j / D and
-    # d_x_j = s d_j - s^3 x_j / D sum_i d_i x_i = s (d_j - n_j mean(d n)).
-    def pass_back(d_out: list[list[float]]) -> tuple:
-        d_normed = d_out if gains is None else [list(map(mul, row, gains)) for row in d_out]
-        d_x = []
-        for d_row, n_row, scale in zip(d_normed, normed, scales):
-            mean = dot(d_row, n_row) / width
-            d_x.append([(d - n * mean) * scale for d, n in zip(d_row, n_row)])
-        if gains is None:
-            return (d_x,)
-        columns = zip(transpose(d_out), transpose(normed))
-        return d_x, [[dot(d_column, n_column) for d_column, n_column in columns]]
-
-    return Tensor(out, (x,) if weight is None else (x, weight), pass_back)
-
-
-def attention_head(
-    q: list[list[float]],
-    k: list[list[float]],
-    v: list[list[float]],
-    spans: Sequence[tuple[int, int]],
-) -> tuple[list[list[float]], list[list[float]]]:
-    """One head: q [N][d], k [M][d], v [M][e] -> output [N][e], and the weights of each row.
-
-    Row i reads rows first..stop-1 of k and v, with (first, stop) = spans[i]:
-        weights = softmax(q_i . k_j / sqrt(d) for these j)      output_i = sum_j weights_j v_j
-    Vaswani et al., "Attention Is All You Need", 2017, arXiv:1706.03762, eq. 1.
-
-    A query that fits the first of two keys: scores 1/sqrt(2) and 0, weights 0.67 and 0.33, so
-    the output lies a third of the way from the first value to the second.
-    >>> output, weights = attention_head([[1, 0]], [[1, 0], [0, 1]], [[10], [40]], [(0, 2)])
-    >>> [round(w, 3) for w in weights[0]], round(output[0][0], 1)
-    ([0.67, 0.33], 19.9)
-    """
-    scale = len(q[0]) ** -0.5
-    value_columns = list(zip(*v))
-    output, weights = [], []
-    for query, (first, stop) in zip(q, spans):
-        scores = [dot(query, key) * scale for key in k[first:stop]]
-        weights.append(softmax_row(scores))
-        output.append([dot(weights[-1], column[first:stop]) for column in value_columns])
-    return output, weights
-
-
-def scaled_dot_product_attention(
-    q: Tensor, k: Tensor, v: Tensor, num_heads: int, spans: Sequence[tuple[int, int]]
-) -> Tensor:
-    """Attention in num_heads heads, each on its own columns: q [N][H*d], k [M][H*d], v [M][H*e]
-    -> [N][H*e]. Row i reads rows first..stop-1 of k and v, with (first, stop) = spans[i].
-    """
-    if len(q.data[0]) != len(k.data[0]) or len(k.data) != len(v.data):
-        shapes = [(len(x.data), len(x.data[0])) for x in (q, k, v)]
-        raise ValueError(f"q, k and v do not fit together: {shapes}")
-    if len(spans) != len(q.data):
-        raise ValueError(f"{len(q.data)} queries but {len(spans)} spans")
-    if any(not 0 <= first < stop <= len(k.data) for first, stop in spans):
-        raise ValueError(f"a span is empty or reaches outside of the {len(k.data)} keys")
-    q_heads, k_heads, v_heads = [split_heads(t.data, num_heads) for t in (q, k, v)]
-    heads = [attention_head(*head, spans) for head in zip(q_heads, k_heads, v_heads)]
-
-    def pass_back(d_out: list[list[float]]) -> tuple:
-        # readers[j]: which rows read row j
-        readers: list[list[int]] = [[] for _ in k.data]
-        for i, (first, stop) in enumerate(spans):
-            for j in range(first, stop):
-                readers[j].append(i)
-        gradients = [
-            attention_head_backward(q_h, k_h, v_h, spans, readers, weights, d_h)
-            for q_h, k_h, v_h, (_, weights), d_h in zip(
-                q_heads, k_heads, v_heads, heads, split_heads(d_out, num_heads)
-            )
-        ]
-        return tuple(map(join_heads, zip(*gradients)))
-
-    return Tensor(join_heads([output for output, _ in heads]), (q, k, v), pass_back)
-
-
-def attention_head_backward(
-    q: list[list[float]],
-    k: list[list[float]],
-    v: list[list[float]],
-    spans: Sequence[tuple[int, int]],
-    readers: list[list[int]],
-    weights: list[list[float]],
-    d_output: list[list[float]],
-) -> tuple[list[list[float]], list[list[float]], list[list[float]]]:
-    """The gradients (d_q, d_k, d_v) of one attention_head, from d_output [N][e].
-
-    output_i = sum_j w_ij v_j         d_v_j  = sum_i w_ij d_output_i     d_w_ij = d_output_i . v_j
-    w_i = softmax(s_i)                d_s_ij = w_ij (d_w_ij - sum_m w_im d_w_im)
-    s_ij = q_i . k_j / sqrt(d)        d_q_i  = sum_j d_s_ij k_j / sqrt(d)      d_k_j alike
-    """
-    scale = len(q[0]) ** -0.5
-    key_columns = list(zip(*k))
-    d_q, d_scores = [], []
-    for row, d_row, (first, stop) in zip(weights, d_output, spans):
-        d_weights = [dot(d_row, value) for value in v[first:stop]]
-        mean = dot(row, d_weights)
-        d_scores.append([w * (d - mean) * scale for w, d in zip(row, d_weights)])
-        d_q.append([dot(d_scores[-1], column[first:stop]) for column in key_columns])
-    d_k, d_v = [], []
-    for j, rows in enumerate(readers):
-        places = [(i, j - spans[i][0]) for i in rows]
-        d_score_column = [d_scores[i][place] for i, place in places]
-        weight_column = [weights[i][place] for i, place in places]
-        # A row that nobody reads has no columns to run over: its gradient is zero.
-        q_columns = zip(*[q[i] for i in rows]) if rows else [()] * len(q[0])
-        d_columns = zip(*[d_output[i] for i in rows]) if rows else [()] * len(v[0])
-        d_k.append([float(dot(d_score_column, column)) for column in q_columns])
-        d_v.append([float(dot(weight_column, column)) for column in d_columns])
-    return d_q, d_k, d_v
-
-
-def split_heads(x: list[list[float]], num_heads: int) -> list[list[list[float]]]:
-    """[N][H*d] -> H matrices [N][d], each a block of neighbouring columns.
-
-    >>> split_heads([[1, 2, 3, 4]], 2)
-    [[[1, 2]], [[3, 4]]]
-    """
-    width, rest = divmod(len(x[0]), num_heads)
-    if rest:
-        raise ValueError(f"{len(x[0])} columns do not split into {num_heads} heads")
-    return [[row[h * width : (h + 1) * width] for row in x] for h in range(num_heads)]
-
-
-def join_heads(heads: Sequence[list[list[float]]]) -> list[list[float]]:
-    """H matrices [N][d] -> [N][H*d], side by side: the inverse of split_heads.
-
-    >>> join_heads([[[1, 2]], [[3, 4]]])
-    [[1, 2, 3, 4]]
-    """
-    return [sum(rows, []) for rows in zip(*heads)]
 
 
 def mse_loss(x: Tensor, target: list[list[float]]) -> Tensor:
@@ -1060,62 +924,6 @@ class Adam:
                 for x_row, m_row, s_row in zip(parameter.data, mean, square)
             ]
             parameter.grad = None
-
-
-# === APPENDIX: LANGUAGE MODEL (common/language_model.py; microgpt.py explains it) ===
-
-
-class GPT:
-    """A transformer with one block. What it knows is in nine matrices, which start out random.
-
-    Radford et al., "Language Models are Unsupervised Multitask Learners" (GPT-2), 2019.
-    """
-
-    def __init__(self, num_symbols: int, context: int, width: int, rng: random.Random) -> None:
-        def matrix(rows: int, columns: int) -> Tensor:
-            return Tensor([[rng.gauss(0.0, 0.08) for _ in range(columns)] for _ in range(rows)])
-
-        self.token_embedding = matrix(num_symbols, width)  # one row for each symbol
-        self.position_embedding = matrix(context, width)  # one row for each place
-        self.query = matrix(width, width)
-        self.key = matrix(width, width)
-        self.value = matrix(width, width)
-        self.attention_out = matrix(width, width)
-        self.mlp_in = matrix(4 * width, width)
-        self.mlp_out = matrix(width, 4 * width)
-        self.head = matrix(num_symbols, width)
-
-    def parameters(self) -> list[Tensor]:
-        """Every matrix that training may change."""
-        return list(vars(self).values())
-
-    def forward(self, ids: Sequence[int], positions: Sequence[int], attend: Callable) -> Tensor:
-        """N symbols and their places -> logits [N][num_symbols]: a score for each next symbol.
-
-        attend(q, k, v) lets each row read rows of its past. It is the only step in which rows
-        meet: everything else treats each row by itself.
-        """
-        # A symbol's vector says what it is, a place's vector where it stands. Their sum starts
-        # out small (entries of 0.08 * sqrt(2) = 0.11); normed, each row has entries of size 1, and
-        # every symbol weighs alike against what attention and the MLP are about to add.
-        x = embedding(self.token_embedding, ids) + embedding(self.position_embedding, positions)
-        x = rms_norm(x)
-
-        # x is the residual stream. Attention and the MLP each read a normed copy of it and *add*
-        # what they found, so on the way back the sum hands every gradient on unweakened. The norm
-        # stands before each part (pre-norm), off that path; the first Transformer put it after
-        # the sum, on the path, and deep ones then needed a careful warm-up to train at all.
-        h = rms_norm(x)
-        found = attend(linear(h, self.query), linear(h, self.key), linear(h, self.value))
-        x = x + linear(found, self.attention_out)
-
-        # The MLP works on each row alone: what attention has gathered is combined here.
-        h = rms_norm(x)
-        x = x + linear(relu(linear(h, self.mlp_in)), self.mlp_out)
-
-        # GPT-2 and its heirs norm once more before the head, since a stream to which dozens of
-        # blocks have added has grown. After one block the head can learn the size it gets.
-        return linear(x, self.head)
 
 
 # === APPENDIX: PICTURES (common/pictures.py) ===
