@@ -544,7 +544,8 @@ def report_levels(rng: random.Random) -> list[float]:
     print(f"{'t':<12}" + "".join([f"{mark:<12}" for mark in marks]).rstrip())
     for title, levels in (("flow", even_levels), ("DDPM, DDIM", ddpm_levels)):
         places = [round((1.0 - t) * (columns - 1)) for t in levels(FEW)[:-1]]
-        print(f"{title:<12}" + "".join(["|" if i in places else " " for i in range(columns)]))
+        ruler = "".join(["|" if i in places else " " for i in range(columns)])
+        print(f"{title:<12}{ruler}".rstrip())
     certain = [certainty(t, rng) for t in even_levels(columns - 1)]
     top = len(SHADES) - 1
     shares = [(value - 1.0 / NUM_MODES) / (1.0 - 1.0 / NUM_MODES) for value in certain]
@@ -594,32 +595,31 @@ def report_conclusion(
 ) -> None:
     """Say in words what the run has shown, whatever it has shown."""
     best = {sampler: shares["best guess", sampler, FEW] for sampler in SAMPLERS}
-    network = {sampler: shares["network", sampler, FEW] for sampler in SAMPLERS}
+    ours = {sampler: shares["network", sampler, FEW] for sampler in SAMPLERS}
     by_levels, by_noise = best["flow"] - best["DDIM"], abs(best["DDPM"] - best["DDIM"])
     print(
-        f"\nWith the best guess, {FEW} guesses bring {best['flow']:.0%} of the points near a cluster"
+        f"\nWith the best guess, asked {FEW} times, flow brings {best['flow']:.0%} of the points near"
     )
-    print(f"by flow and {best['DDIM']:.0%} by DDIM. Nothing is learned there: this is the sampler.")
+    print(f"a cluster, DDIM {best['DDIM']:.0%}. Nothing is learned there: this is the sampler.")
     if by_levels > 3.0 * by_noise:
-        print(f"It is the levels (flow against DDIM: {by_levels:.0%} of the points),")
-        print(f"and hardly the fresh noise (DDPM against DDIM: {by_noise:.0%}).")
-    if best["DDIM"] - network["DDIM"] < (best["flow"] - network["flow"]) / 2.0:
-        print(
-            f"The network reaches {network['flow']:.0%} by flow and {network['DDIM']:.0%} by DDIM. So for DDIM"
-        )
-        print("with few guesses, it would not help to train on; for flow, it would.")
-    many, fewer = [shares["network", "flow", n] for n in (NUM_GUESSES[-1], NUM_GUESSES[-2])]
-    limit = shares["best guess", "flow", NUM_GUESSES[-1]]
+        print(f"It is the levels ({by_levels:.0%} of the points between flow and DDIM)")
+        print(f"and hardly the fresh noise ({by_noise:.0%} between DDIM and DDPM).")
+    print(f"The network reaches {ours['flow']:.0%} by flow and {ours['DDIM']:.0%} by DDIM.")
+    if best["DDIM"] - ours["DDIM"] < (best["flow"] - ours["flow"]) / 2.0:
+        print(f"So for DDIM with {FEW} guesses more training would not help; for flow it would.")
+    last, before = NUM_GUESSES[-1], NUM_GUESSES[-2]
+    many, limit = shares["network", "flow", last], shares["best guess", "flow", last]
     print(
-        f"The network with {NUM_GUESSES[-1]} guesses reaches {many:.0%}, the best guess {limit:.0%}."
+        f"With {last} guesses by flow the network reaches {many:.0%}, the best guess {limit:.0%}."
     )
-    if limit - many > many - fewer:
-        print(f"Twice the guesses have added {many - fewer:.0%}: what is missing is no longer the")
-        print(f"sampler's. The network has learned {learned:.0%} of what there was to learn.")
-    if abs(distances["network"]) <= distances["real"]:
+    gain = many - shares["network", "flow", before]
+    if limit - many > gain:
         print(
-            f"The energy distance of {NUM_POINTS} points cannot tell the network's from real ones."
+            f"More guesses have added {gain:.0%} since {before}: what is missing was not learned."
         )
+        print(f"(The network has learned {learned:.0%} of what there was to learn.)")
+    if abs(distances["network"]) <= distances["real"] < distances["linear guess"]:
+        print(f"The energy distance of {NUM_POINTS} points does not see what is missing.")
 
 
 # === APPENDIX: ENGINE (common/engine.py; microautograd.py derives it) ===
