@@ -117,9 +117,10 @@ def mix(clean: Matrix, noise: Matrix, levels: Sequence[float]) -> Matrix:
 #     guessed_clean = noisy - t velocity             guessed_noise = noisy + (1 - t) velocity
 #
 # In the example: velocity (-2, 2), and (0.5, 0.5) - 0.25 (-2, 2) = (1, 0), the clean point again.
-# DDPM's network guesses the noise instead (its loss is |eps - eps_theta(x_t, t)|^2). The two are
-# the same up to scale, with errors (1 - t) times as large. But at t = 1 a guess of the noise says
-# nothing about the clean point: it is divided by 1 - t to get there.
+# DDPM's network guesses the noise instead; its loss is |eps - eps_theta(x_t, t)|^2. Each guess can
+# be turned into the other, and the squared error in the noise is (1 - t)^2 times the one in the
+# velocity. So that loss cares little for mixtures near t = 1, and at t = 1 itself a guess of the
+# noise says nothing about the clean point: clean = (noisy - t noise) / (1 - t).
 
 
 def split_guess(points: Matrix, velocity: Matrix, t: float) -> tuple[Matrix, Matrix]:
@@ -172,7 +173,8 @@ def train(layers: Layers, rng: random.Random) -> None:
     """Teach the network to guess velocities.
 
     Training does not walk through the levels, as is often believed. Each point is mixed once, at
-    one random level, and guessed once. Only drawing takes many steps.
+    one random level, and guessed once. Only drawing takes many steps. (Large models also keep a
+    moving average of their weights, and draw with that.)
     """
     optimizer = Adam([p for layer in layers for p in layer], BETAS)
     recent: list[tuple[float, float]] = []
@@ -200,8 +202,8 @@ def train(layers: Layers, rng: random.Random) -> None:
 
 def draw_levels(count: int, rng: random.Random) -> list[float]:
     """Random levels between 0 and 1, one in each of `count` equal parts. So every batch has its
-    share of easy and of hard mixtures, and the loss jumps about less. (SD3 draws more levels near
-    the middle, where there is most to learn.)
+    share of easy and of hard mixtures, and the loss jumps about less. (SD3 draws more of them near
+    the middle.)
     """
     return [(i + rng.random()) / count for i in range(count)]
 
@@ -218,7 +220,7 @@ def subtract(a: Matrix, b: Matrix) -> Matrix:
 # enough for a small step down, to a level s below t. Split the point into guessed clean point and
 # guessed noise, and mix these two again with less noise. From the new place, guess anew.
 #
-#     next = (1 - s) guessed_clean + s guessed_noise                  (DDIM and flow matching)
+#     next = (1 - s) guessed_clean + s guessed_noise                     (DDIM and flow matching)
 #
 # Put in the two guesses, and this is point + (s - t) velocity: a step of Euler's method for the
 # differential equation d(point)/dt = velocity. Points at one place had different velocities, and
@@ -229,8 +231,8 @@ def subtract(a: Matrix, b: Matrix) -> Matrix:
 # DDPM reasons differently. As a mixture moves up through the levels, its noise is renewed bit by
 # bit; so it should be on the way down. Of the noise at level t, only a part was there at level s:
 #
-#     keep = (s / (1 - s)) / (t / (1 - t))         ratio of noise to signal at s, by that at t
-#     noise at s = keep * guessed_noise + sqrt(1 - keep^2) * fresh noise              (DDPM)
+#     keep = (s / (1 - s)) / (t / (1 - t))       ratio of noise to signal at s, divided by that at t
+#     noise at s = keep * guessed_noise + sqrt(1 - keep^2) * fresh noise                    (DDPM)
 #
 # The squares of the two weights sum to 1, so that the noise keeps its variance. From t = 0.5 to
 # s = 0.4, keep = 0.67 and the weight of the fresh noise is 0.75.
@@ -259,7 +261,10 @@ Guess = Callable[[Matrix, Sequence[float]], Matrix]  # points, levels -> velocit
 def draw_points(
     guess: Guess, levels: Sequence[float], noise: Matrix, rng: random.Random | None
 ) -> list[Matrix]:
-    """Start from noise [N][2] and go down all levels -> the points [N][2] at each of them."""
+    """Start from noise [N][2] and go down all levels -> the points [N][2] at each of them.
+
+    A step costs one run of the network on all points, and needs no memory but the points.
+    """
     points = [[levels[0] * x for x in row] for row in noise]
     path = [points]
     for t, s in zip(levels, levels[1:]):
@@ -288,8 +293,8 @@ def draw_points(
 #
 # which is denoise_step, times that number. (With the smaller of the two sigmas that the paper
 # offers.) To make fewer guesses, take every 10th or 100th level. The betas belong to 1,000 levels:
-# if they are spread over 100, alpha_bar ends at 0.36 and not near 0, and drawing then starts from
-# noise that is purer than any that training has shown.
+# if they are spread over 100, as one often sees, alpha_bar ends at 0.36. Drawing then starts from
+# pure noise, and training has never gone beyond 0.6 clean + 0.8 noise.
 
 
 def even_levels(num_guesses: int) -> list[float]:
@@ -387,18 +392,19 @@ def linear_guess(points: Matrix, levels: Sequence[float]) -> Matrix:
 
 # === MEASURING ===
 
-# The scores are those of microgan. Besides, we look at what there is to know at a level (certainty,
-# below): the levels of a sampler should be dense where the clusters are decided on. Is it really
-# the levels that set the samplers apart? Two checks, each a run of its own, with 10 guesses:
+# The scores are those of microgan. The table below will show that with few guesses the levels make
+# a great difference. Is it really the levels? Two checks, each a run of its own, with 10 guesses:
 #
-#   - Move three of DDIM's levels from above 0.9 to below 0.25. With the best guess, it then brings
-#     0% @[results: moved_late.best_ddim_few] of the points near a cluster. That is more than flow.
-#   - Train the network at DDPM's levels. By DDIM 0% @[results: ddpm_trained.network_ddim_few], by
-#     flow still 0% @[results: ddpm_trained.network_flow_few]: it was not trained in flow's favour.
+#   - Move three of DDIM's levels from above 0.9 to below 0.25, where the clusters are decided on.
+#     With the best guess, DDIM now brings 0% @[results: moved_late.best_ddim_few] of the points
+#     near a cluster.
+#   - Was the network trained in flow's favour? Train it at DDPM's levels: 0%
+#     @[results: ddpm_trained.network_ddim_few] by DDIM, 0% @[results: ddpm_trained.network_flow_few]
+#     by flow.
 #
-# Which levels are good depends on the data. An image of a million pixels is recognised through far
-# more noise than one point is, so the deciding levels lie higher. Stable Diffusion 3 therefore
-# shifts its levels towards t = 1, the more the larger the image (`shift` in diffusers).
+# Which levels are good depends on the data. An image of a million pixels can be recognised through
+# far more noise than a single point, so its deciding levels lie higher. Stable Diffusion 3 shifts
+# its levels towards t = 1, the more the larger the image (`shift` in diffusers).
 
 
 def mode_coverage(points: Sequence[Sequence[float]]) -> tuple[int, float]:
@@ -597,10 +603,8 @@ def report_conclusion(
     best = {sampler: shares["best guess", sampler, FEW] for sampler in SAMPLERS}
     ours = {sampler: shares["network", sampler, FEW] for sampler in SAMPLERS}
     by_levels, by_noise = best["flow"] - best["DDIM"], abs(best["DDPM"] - best["DDIM"])
-    print(
-        f"\nWith the best guess, asked {FEW} times, flow brings {best['flow']:.0%} of the points near"
-    )
-    print(f"a cluster, DDIM {best['DDIM']:.0%}. Nothing is learned there: this is the sampler.")
+    print(f"\nWith the best guess, asked {FEW} times, flow brings {best['flow']:.0%} of the points")
+    print(f"near a cluster, DDIM {best['DDIM']:.0%}. Nothing is learned there: it is the sampler.")
     if by_levels > 3.0 * by_noise:
         print(f"It is the levels ({by_levels:.0%} of the points between flow and DDIM)")
         print(f"and hardly the fresh noise ({by_noise:.0%} between DDIM and DDPM).")

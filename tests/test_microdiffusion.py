@@ -282,24 +282,6 @@ def test_the_best_guess_brings_back_the_data():
         assert len(path) == 61 and modes == 8 and near >= 0.97
 
 
-def test_fresh_noise_on_top_of_all_the_old_is_noticed(monkeypatch):
-    broken = load_script("microdiffusion")
-
-    def step(points, velocity, t, s, rng):
-        clean, noise = broken.split_guess(points, velocity, t)
-        renew = math.sqrt(1.0 - (s * (1.0 - t) / ((1.0 - s) * t)) ** 2)
-        fresh = broken.normal_noise(len(points), rng)
-        noise = [[n + renew * f for n, f in zip(*rows)] for rows in zip(noise, fresh)]
-        return broken.mix(clean, noise, [s] * len(points))
-
-    monkeypatch.setattr(broken, "denoise_step", step)
-    rng = random.Random(0)
-    noise, levels = broken.normal_noise(200, rng), broken.ddpm_levels(60)
-    wrong, right = [m.draw_points(m.best_guess, levels, noise, rng)[-1] for m in (broken, script)]
-    real = script.ring_of_gaussians(200, rng)
-    assert script.energy_distance(right, real) < 0.03 < script.energy_distance(wrong, real)
-
-
 # === THE NETWORK ===
 
 
