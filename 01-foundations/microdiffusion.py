@@ -134,9 +134,8 @@ def split_guess(points: Matrix, velocity: Matrix, t: float) -> tuple[Matrix, Mat
 
 # A multilayer perceptron, 22 -> 32 -> 32 -> 2. Such networks are slow to learn fine detail, and the
 # clusters are fine. So besides x and y it is given sines and cosines of them (Fourier features:
-# Tancik et al., 2020, arXiv:2006.10739), and t in the same way. Given x and y alone, 10 guesses by
-# flow bring 0% @[results: no_waves.network_flow_few] of the points near a cluster; with the waves,
-# see the run below.
+# Tancik et al., 2020, arXiv:2006.10739), and t in the same way. Given x and y alone, it brings only
+# 46% [results: no_waves.network_flow_few] of the points near a cluster, with 10 guesses by flow.
 
 Layers = list[tuple["Tensor", "Tensor"]]
 
@@ -396,11 +395,11 @@ def linear_guess(points: Matrix, levels: Sequence[float]) -> Matrix:
 # a great difference. Is it really the levels? Two checks, each a run of its own, with 10 guesses:
 #
 #   - Move three of DDIM's levels from above 0.9 to below 0.25, where the clusters are decided on.
-#     With the best guess, DDIM now brings 0% @[results: moved_late.best_ddim_few] of the points
+#     With the best guess, DDIM now brings 99% [results: moved_late.best_ddim_few] of the points
 #     near a cluster.
-#   - Was the network trained in flow's favour? Train it at DDPM's levels: 0%
-#     @[results: ddpm_trained.network_ddim_few] by DDIM, 0% @[results: ddpm_trained.network_flow_few]
-#     by flow.
+#   - Was the network trained in flow's favour? Train it at DDPM's levels, and the network brings
+#     59% [results: ddpm_trained.network_ddim_few] there by DDIM, still fewer than the
+#     78% [results: ddpm_trained.network_flow_few] by flow.
 #
 # Which levels are good depends on the data. An image of a million pixels can be recognised through
 # far more noise than a single point, so its deciding levels lie higher. Stable Diffusion 3 shifts
