@@ -1,4 +1,4 @@
-"""An encoder that reads both sides of a hidden letter guesses it better than one that reads left.
+"""An encoder that reads both sides of a hidden letter guesses it better than from the left alone.
 
 BERT learns by filling blanks: letters of a text are hidden, and the network guesses each from the
 letters that were left. A GPT guesses every letter from those before it; BERT may also read those
@@ -6,12 +6,11 @@ after it. This run asks what the right side is worth. It trains the same small n
 the same names with the same letters hidden: once it may read both sides of a blank, once only
 the left. Nothing else differs.
 
-Look at three things. First the table: how much better both sides are than one, for the network
-and for plain counting, which needs no training and so says what is there to be known. Then the
-picture: one left side, several right sides, and how the guess moves. Last the price. A network
-that reads only the left can still use the right side: put each of the 26 letters into the blank
-and ask how likely it makes the rest of the name. So the right side is not beyond its reach; it
-costs 26 candidates where the encoder needs one pass.
+Look at three things. First the table: what the right side is worth to the network, and to plain
+counting, which has no training to blame. Then the price: a network that reads only the left can
+still use the right side. Put each of the 26 letters into the blank and ask how likely it makes
+the rest of the name. So the right side is not beyond its reach; it costs 26 candidates where the
+other needs one pass. Last the picture: one left side, several right sides, and how the guess moves.
 
 The measure is the mean of -log(probability given to the hidden letter), in nats. Knowing nothing
 costs ln 26 = 3.26.
@@ -61,19 +60,29 @@ from pathlib import Path
 SEED = 42
 NUM_TRAIN = 4000  # names to learn from
 NUM_HELD_OUT = 1000  # names for the test
-NUM_SCORED = 80  # of these: names on which every candidate is scored, which takes long
-HIDE_RATE = 0.5  # the share of letters that is hidden in training; the reason stands there
+NUM_SCORED = 80  # of these: names in which every candidate is scored (slow)
+HIDE_RATE = 0.5  # share of letters hidden in training; the reason stands there
 WIDTH = 16  # entries of a vector
 MLP_WIDTH = 32
-MAX_DISTANCE = 16  # rows: from the start mark to the end mark of a name of 15 letters
-HEAD_START = 5.0  # each head begins on one neighbour: e^5 = 148 times the weight of any other
-DISTANCES_BOTH = (-1, 1, -2, 2)  # which neighbour that is: one for each of the 4 heads
-DISTANCES_LEFT = (-1, -1, -2, -2)  # the same two steps away, on the one side that there is
+MAX_DISTANCE = 16  # rows, from start mark to end mark of a name of 15 letters
+# Each of the 4 heads begins on one neighbour, with e^5 = 148 times the weight of any other: one
+# or two steps away, on both sides or twice on the only side that there is.
+HEAD_START = 5.0
+DISTANCES_BOTH = (-1, 1, -2, 2)
+DISTANCES_LEFT = (-1, -1, -2, -2)
+# What the tables read: letters before the blank and after it, from vague to exact.
+COUNT_WINDOWS = {
+    "count_0": [(0, 0)],
+    "count_1": [(0, 0), (1, 0)],
+    "count_left": [(0, 0), (1, 0), (2, 0)],
+    "count_both": [(0, 0), (0, 1), (1, 0), (1, 1)],
+}
 NUM_STEPS = 500
 BATCH_SIZE = 16  # names per step
-LEARNING_RATE = 0.02  # at its highest, for both networks; it falls to 0 in a straight line
+LEARNING_RATE = 0.02  # at its highest; it falls to 0 in a straight line
 WARM_UP_STEPS = 10  # Adam's first steps are rough and yet of full length: the rate starts low
-EXAMPLES = ("ma_k", "ma_y", "ma_ie", "ma_hew", "ma_")  # one left side, several right sides
+# One left side, several right sides.
+EXAMPLES = ("el_", "el_a", "el_ie", "el_th", "el_n")
 
 # === BLANKS, AND COUNTING AS THE REFERENCE ===
 
@@ -165,9 +174,13 @@ class NeighbourTable:
 #
 # Why hide letters at all? A GPT predicts letter i + 1 in row i and must not look ahead. A network
 # that reads both sides would find that letter in its input and learn to copy it. So the letter
-# is taken out of the input, and the network is asked for exactly what was taken out:
+# is taken out of the input, and the network is asked for what was taken out. With M the set of
+# blanks, and all of them guessed from the same visible letters,
 #
-#     loss = - mean over blanks i of log p(x_i | all letters that were not hidden)
+#     loss = - mean over i in M of log p(x_i | all x_j with j not in M)
+#
+# To hide a letter from its own row only would not do: with two blocks, its neighbours have read
+# it in the first and hand it back in the second.
 #
 # Whether a network reads both sides or only the left is decided by the spans, and by nothing else:
 #
@@ -346,7 +359,9 @@ def train(encoder: Encoder, names: Sequence[str], rng: random.Random) -> None:
 
 # === FILLING A BLANK ===
 
-# In one pass: the logits are the answer, for all blanks of all texts at once.
+# In one pass: the logits are the answer, for all blanks of all texts at once. (Filling blank after
+# blank writes whole names, so "BERT cannot generate" is too strong: Wang & Cho, 2019. Masked
+# diffusion models write long texts in this way.)
 
 
 def fill(encoder: Encoder, texts: Sequence[str]) -> list[list[float]]:
@@ -362,9 +377,11 @@ def fill(encoder: Encoder, texts: Sequence[str]) -> list[list[float]]:
 # "ma_k", two candidates: r with p(r | ma) = 0.20 and then p(k | mar) = 0.05, product 0.0100;
 # n with p(n | ma) = 0.25 and then p(k | man) = 0.004, product 0.0010. Seen from the left n was
 # likelier; the k makes it r, with 0.0100 / 0.0110 = 0.91. Both factors are guesses of a next
-# letter from the left, so the network that reads only the left can be asked for them. A GPT gives
-# all letters of one candidate in one pass, which makes 26 passes. With two blanks it would be
-# 26 x 26: this is where the encoder has no rival.
+# letter from the left, so the network that reads only the left can be asked for them. A GPT scores
+# all letters of a candidate in one pass, which makes 26 passes; ours hides each later letter in a
+# copy of the text and so pays more. With two blanks there are 26 x 26 candidates: there the
+# encoder has no such rival. (Ours was never asked whether a name ends, so the end mark, which the
+# other network reads, does not count among its letters to the right.)
 
 
 def fill_by_candidates(encoder: Encoder, text: str) -> list[float]:
@@ -423,6 +440,18 @@ def measure(
     return sum(nats) / len(nats), hits / len(nats)
 
 
+def measure_price(
+    fillers: dict[str, Callable], questions: Sequence[Question]
+) -> tuple[dict[str, tuple[float, float]], dict[str, float]]:
+    """What measure() says of each filler on the same questions, and its seconds per question."""
+    price, seconds = {}, {}
+    for key, filler in fillers.items():
+        start = time.perf_counter()
+        price[key] = measure(filler, questions)
+        seconds[key] = (time.perf_counter() - start) / len(questions)
+    return price, seconds
+
+
 def main() -> dict[str, object]:
     """Count, train two networks that differ in what they may read, and test all on new names."""
     rng = random.Random(SEED)
@@ -433,44 +462,31 @@ def main() -> dict[str, object]:
     half_hidden = [hide_letters(name, rng) for name in held_out]
     report_data(names, training, len(one_hidden), half_hidden)
 
-    fillers = {
-        "count_0": partial(fill_by_counting, NeighbourTable(training, [(0, 0)])),
-        "count_1": partial(fill_by_counting, NeighbourTable(training, [(0, 0), (1, 0)])),
-        "count_left": partial(fill_by_counting, NeighbourTable(training, [(0, 0), (1, 0), (2, 0)])),
-        "count_both": partial(
-            fill_by_counting, NeighbourTable(training, [(0, 0), (0, 1), (1, 0), (1, 1)])
-        ),
-    }
-    for side, sees_right in (("left", False), ("both", True)):
-        # The same start, the same names in the same order, the same letters hidden.
-        encoder = Encoder(sees_right, random.Random(SEED))
+    fillers = {}
+    for key, windows in COUNT_WINDOWS.items():
+        fillers[key] = partial(fill_by_counting, NeighbourTable(training, windows))
+    encoders = {}
+    for key, sees_right in (("left", False), ("both", True)):
+        # The same first numbers, the same names in the same order, the same letters hidden.
         print(f"\nTraining the encoder that reads {'both sides' if sees_right else 'the left'}")
+        encoders[key] = Encoder(sees_right, random.Random(SEED))
         start = time.perf_counter()
-        train(encoder, training, random.Random(SEED))
+        train(encoders[key], training, random.Random(SEED))
         print(f"time  training took {time.perf_counter() - start:.1f} s")
-        fillers[side] = partial(fill, encoder)
-        if not sees_right:
-            by_candidates = partial(fill_by_candidates, encoder)
-
-    results = {
-        key: (*measure(filler, one_hidden), measure(filler, half_hidden)[0])
-        for key, filler in fillers.items()
-    }
+        fillers[key] = partial(fill, encoders[key])
+    results = {}
+    for key, filler in fillers.items():
+        results[key] = (*measure(filler, one_hidden), measure(filler, half_hidden)[0])
     report_results(results)
 
+    def by_candidates(texts: Sequence[str]) -> list[list[float]]:
+        return [fill_by_candidates(encoders["left"], text) for text in texts]
+
+    rivals = {"left": fillers["left"], "both": fillers["both"], "candidates": by_candidates}
     scored = [question for name in held_out[:NUM_SCORED] for question in hide_each_alone(name)]
-    seconds = {}
-    price = {}
-    for key, filler in (
-        ("left", fillers["left"]),
-        ("both", fillers["both"]),
-        ("candidates", lambda texts: [by_candidates(text) for text in texts]),
-    ):
-        start = time.perf_counter()
-        price[key] = measure(filler, scored)
-        seconds[key] = (time.perf_counter() - start) / len(scored)
+    price, seconds = measure_price(rivals, scored)
     report_price(price, seconds, len(scored))
-    report_examples(fillers["left"], fillers["both"], by_candidates)
+    report_examples(rivals)
     headline = {
         "both": results["both"][0],
         "left": results["left"][0],
@@ -534,24 +550,15 @@ def report_price(
     )
 
 
-def report_examples(
-    left: Callable[[Sequence[str]], list[list[float]]],
-    both: Callable[[Sequence[str]], list[list[float]]],
-    by_candidates: Callable[[str], list[float]],
-) -> None:
+def report_examples(fillers: dict[str, Callable]) -> None:
     """The guesses for one left side and several right sides, as strips of 26 letters."""
-
-    def strip(guess: Sequence[float]) -> str:
-        best = sorted(range(len(guess)), key=lambda i: -guess[i])[:3]
-        words = " ".join([f"{LETTERS[i]} {guess[i]:.2f}" for i in best])
-        return f"{sparkline(guess)}  {words}"
-
     print("\nOne left side, several right sides (the darker, the likelier; then the best three)")
-    print(f"{'':<18}{LETTERS}")
-    print(f"left only         {strip(left(EXAMPLES[:1])[0])}")
-    for title, filler in (("both", lambda text: both([text])[0]), ("26 x left", by_candidates)):
-        for text in EXAMPLES:
-            print(f"{title:<10}{text:<8}{strip(filler(text))}")
+    print(f"{'':<20}{LETTERS}")
+    for title, filler in fillers.items():
+        for text, guess in zip(EXAMPLES, filler(EXAMPLES)):
+            best = sorted(range(len(guess)), key=lambda i, guess=guess: -guess[i])[:3]
+            words = " ".join([f"{LETTERS[i]} {guess[i]:.2f}" for i in best])
+            print(f"{title:<12}{text:<8}{sparkline(guess)}  {words}")
 
 
 def report_conclusion(numbers: dict[str, float], price: dict[str, tuple[float, float]]) -> None:
@@ -559,18 +566,22 @@ def report_conclusion(numbers: dict[str, float], price: dict[str, tuple[float, f
     gain = numbers["left"] - numbers["both"]
     count_gain = numbers["count_left"] - numbers["count_both"]
     print(
-        f"\nThe right side is worth {gain:.2f} nats to the encoder, and {count_gain:.2f} to a "
-        "table of two letters."
+        f"\nThe right side is worth {gain:.2f} nats to the encoder. A table gains {count_gain:.2f}"
     )
-    if 0 < gain:
-        share = numbers["candidates_gain"] / (price["left"][0] - price["both"][0])
-        print(f"The encoder that reads only the left gets {share:.0%} of that gain back by trying")
-        print("26 candidates: it could use the right side all along, at a price.")
-    if numbers["count_both"] < numbers["both"]:
-        print("In names most of what can be known stands next to the blank, and counting two")
+    print("when it trades the second letter on the left for the first on the right.")
+    by_passing = price["left"][0] - price["both"][0]
+    if numbers["candidates_gain"] > 0.5 * by_passing > 0:
+        print("The encoder that reads only the left can use the right side too: 26 candidates")
         print(
-            f"neighbours beats this encoder by {numbers['both'] - numbers['count_both']:.2f} nats."
+            f"bring it {numbers['candidates_gain']:.2f} nats, where reading both sides brings "
+            f"{by_passing:.2f} on the same blanks."
         )
+    difference = numbers["both"] - numbers["count_both"]
+    if difference > 0:
+        print(
+            f"Counting one letter on each side is {difference:.2f} nats better than the encoder: in"
+        )
+        print("names, most of what can be known stands right beside the blank.")
 
 
 # === APPENDIX: ATTENTION WITH DISTANCES, AND ITS GRADIENT ===
@@ -587,6 +598,10 @@ def distance_attention(
     """Attention in H heads, each on its own columns and with its own row of bias [H][33]:
     q [B][H*d] of the blanks, k and v [N][H*d] of all rows -> [B][H*d].
     """
+    if any(
+        [max(i - first, stop - 1 - i) > MAX_DISTANCE for i, (first, stop) in zip(blanks, spans)]
+    ):
+        raise ValueError(f"a span reaches further than {MAX_DISTANCE} rows from its blank")
     num_heads = len(bias.data)
     q_heads, k_heads, v_heads = [split_heads(t.data, num_heads) for t in (q, k, v)]
     heads = [
