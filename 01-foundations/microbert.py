@@ -79,7 +79,7 @@ COUNT_WINDOWS = {
 NUM_STEPS = 500
 BATCH_SIZE = 16  # names per step
 LEARNING_RATE = 0.02  # at its highest; it falls to 0 in a straight line
-WARM_UP_STEPS = 10  # Adam's first steps are rough and yet of full length: the rate starts low
+WARM_UP_STEPS = 10  # Adam's first steps are rough and yet of full length
 # One left side, several right sides.
 EXAMPLES = ("el_", "el_a", "el_ie", "el_th", "el_n")
 
@@ -92,8 +92,9 @@ EXAMPLES = ("el_", "el_a", "el_ie", "el_th", "el_n")
 #
 #     loss = - mean over i in M of log p(x_i | all x_j with j not in M)
 #
-# To hide a letter from its own row only would not do: in a network of two blocks its neighbours
-# would read it in the first and hand it back in the second.
+# where the network that reads only the left is given those x_j with j < i. To hide a letter from
+# its own row only would not do: in a network of two blocks its neighbours would read it in the
+# first block and hand it back in the second.
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 SYMBOLS = "." + LETTERS + "_"  # symbol i is SYMBOLS[i]; the dot marks start and end
@@ -121,6 +122,8 @@ def hide_letters(name: str, rng: random.Random) -> tuple[str, list[int]]:
 #     "ma_k"       .  m  a  _  k  .       the blank is row 3
 #     both sides   .  m  a  _  k  .       span (0, 6)
 #     left only    .  m  a  _  x  x       span (0, 4): x is what a mask would cross out
+#
+# (A blank may read itself and other blanks. They say "blank" and do not give their letter away.)
 
 
 def pack_texts(
@@ -207,7 +210,7 @@ class Encoder:
 
         self.sees_right = sees_right
         self.token_embedding = matrix(len(SYMBOLS), WIDTH, 0.1)  # normed before use
-        usual = WIDTH**-0.5  # a dot product of WIDTH terms of size 1 then has size 1
+        usual = WIDTH**-0.5  # from entries of size 1 a linear layer then makes size 1
         self.query = matrix(WIDTH, WIDTH, usual)
         self.key = matrix(WIDTH, WIDTH, usual)
         self.value = matrix(WIDTH, WIDTH, usual)
@@ -217,8 +220,8 @@ class Encoder:
         distances = DISTANCES_BOTH if sees_right else DISTANCES_LEFT
         reach = range(-MAX_DISTANCE, MAX_DISTANCE + 1)
         self.distance_bias = Tensor([[HEAD_START * (r == d) for r in reach] for d in distances])
-        # What attention and the MLP add to the stream is zero at first. Random sums would have
-        # to be unlearned.
+        # What attention and the MLP add to the stream is zero at first: it starts as the symbol
+        # alone. (BERT starts all matrices with a spread of 0.02, nearly so.)
         self.attention_out = matrix(WIDTH, WIDTH, 0.0)
         self.mlp_in = matrix(MLP_WIDTH, WIDTH, usual)
         self.mlp_out = matrix(WIDTH, MLP_WIDTH, 0.0)
@@ -245,7 +248,7 @@ class Encoder:
         x = x + linear(found, self.attention_out)
 
         # Each part reads a normed copy of the stream and adds to it (pre-norm), as in a GPT. BERT
-        # itself normed after each sum, which is harder to train; its heirs have moved the norm.
+        # norms after each sum, which needs a slower warm-up; ModernBERT norms before, as here.
         h = rms_norm(x)
         x = x + linear(relu(linear(h, self.mlp_in)), self.mlp_out)
         return linear(rms_norm(x), self.head)
@@ -262,7 +265,7 @@ def predict(encoder: Encoder, texts: Sequence[str]) -> Tensor:
 # hidden letter is a target to learn from, and one letter less to read. BERT hides 15% of its
 # tokens, ModernBERT 30%, and Wettig et al. found 40% better than 15% for large networks. Here 15%
 # gives 2.300 [results: hide_15.both] (both sides) and 2.465 [results: hide_15.left] (left only):
-# that half of its letters are missing in training is not why the left side does worse.
+# the gap between the two is not the work of this rate.
 #
 # BERT leaves a tenth of the chosen tokens as they are and swaps another tenth for random ones
 # (the 80/10/10 rule), because its weights will be used on texts without any blank. Ours are only
@@ -319,7 +322,8 @@ def fill(encoder: Encoder, texts: Sequence[str]) -> list[list[float]]:
 #
 # A GPT scores all letters of a candidate in one pass: 26 passes for a blank. Ours must hide each
 # later letter in a copy of its own, and pays more. And with two blanks there are 26 x 26
-# candidates, with ten 26^10: for these only the encoder is left.
+# candidates, with ten 26^10. The encoder fills ten in one pass, though each by itself: it does
+# not say which letters go together.
 
 Filler = Callable[[Sequence[str]], list[list[float]]]  # texts -> a distribution for each blank
 
@@ -347,9 +351,9 @@ def fill_by_candidates(filler: Filler, text: str) -> list[float]:
     return softmax_row(scores)
 
 
-# === COUNTING: WHAT CAN BE KNOWN ===
+# === COUNTING: THE REFERENCE ===
 
-# The reference needs no training: how often did each letter stand between this one and that one?
+# Counting needs no training: how often did each letter stand between this one and that one?
 # Two tables are to be compared, one of the two letters before the blank, and one of the letter
 # before and the letter after. Both read two letters, so only the side differs.
 
