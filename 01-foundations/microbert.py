@@ -100,14 +100,14 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 SYMBOLS = "." + LETTERS + "_"  # symbol i is SYMBOLS[i]; the dot marks start and end
 
 
-def hide_letters(name: str, rng: random.Random) -> tuple[str, list[int]]:
-    """Hide each letter with probability HIDE_RATE, at least one: the text, and what was hidden
-    as class numbers 0-25.
+def hide_letters(name: str, rate: float, rng: random.Random) -> tuple[str, list[int]]:
+    """Hide each letter with probability rate, at least one: the text, and what was hidden as
+    class numbers 0-25.
 
-    >>> hide_letters("marie", random.Random(0))
+    >>> hide_letters("marie", 0.5, random.Random(0))
     ('ma__e', [17, 8])
     """
-    hidden = [place for place in range(len(name)) if rng.random() < HIDE_RATE]
+    hidden = [place for place in range(len(name)) if rng.random() < rate]
     hidden = hidden or [rng.randrange(len(name))]
     text = "".join(["_" if place in hidden else letter for place, letter in enumerate(name)])
     return text, [LETTERS.index(name[place]) for place in hidden]
@@ -283,7 +283,7 @@ def train(encoder: Encoder, names: Sequence[str], rng: random.Random) -> None:
             queue = rng.sample(names, len(names))  # the next pass through all names, shuffled
         batch, queue = queue[:BATCH_SIZE], queue[BATCH_SIZE:]
 
-        questions = [hide_letters(name, rng) for name in batch]
+        questions = [hide_letters(name, HIDE_RATE, rng) for name in batch]
         texts = [text for text, _ in questions]
         targets = [letter for _, hidden in questions for letter in hidden]
         loss = cross_entropy(predict(encoder, texts), targets)
@@ -458,7 +458,7 @@ def main() -> dict[str, object]:
     rng.shuffle(names)
     training, held_out = names[:NUM_TRAIN], names[-NUM_HELD_OUT:]
     one_hidden = [question for name in held_out for question in hide_each_alone(name)]
-    half_hidden = [hide_letters(name, rng) for name in held_out]
+    half_hidden = [hide_letters(name, 0.5, rng) for name in held_out]
     report_data(names, training, len(one_hidden), half_hidden)
 
     fillers = {}
