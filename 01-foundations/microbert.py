@@ -579,10 +579,8 @@ def report_conclusion(numbers: dict[str, float], price: dict[str, float]) -> Non
     tries_gain = numbers["candidates_gain"]
     if tries_gain > 0.5 * passing_gain > 0:
         print(f"Trying 26 letters brings the left-only encoder {tries_gain:.2f} nats. Reading both")
-        print(
-            f"sides brings {passing_gain:.2f} on the same blanks: the right side was never out of its"
-        )
-        print("reach, only costly.")
+        print(f"sides brings {passing_gain:.2f} on the same blanks: the right side was never out")
+        print("of its reach, only costly.")
     difference = numbers["both"] - numbers["count_both"]
     if difference > 0:
         print("On names, counting is hard to beat: one letter on each side is enough for a table")
