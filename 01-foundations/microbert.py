@@ -9,19 +9,21 @@ Look at three things. First the table: what the right side is worth to the netwo
 counting, which has no training to blame. Then the price: a model that reads only the left can
 still use the right side. It puts each of the 26 letters into the blank and asks how likely the
 rest of the name becomes. So the right side is not beyond its reach; it costs 26 candidates where
-the other needs one pass. Last the picture: one left side, several right sides, moving the guess.
+the other needs one pass. Last the picture: how several right sides move the guess after one left
+side.
 
 The measure is the mean of -log(probability given to the hidden letter), in nats: 0 for a letter
 that was certain. Knowing nothing costs ln 26 = 3.26.
 
-In the code    In the papers    Meaning                                               Shape
+In the code    In the papers    Meaning                                                Shape
 text           -                a name with blanks: "ma_k"; "_" is BERT's [MASK]
 ids            x                its symbols: 0 = start or end, 1-26 = a-z, 27 = blank  N
-blanks         M                which of the rows are blanks: only these are guessed  B
-x              h                residual stream, first of all rows, then of blanks    [N or B][16]
-q, k, v        Q, K, V          what a blank looks for, what rows offer, what they say
-bias           b                added to a score, by head and distance (key - query)  [4][33]
-spans          mask             which rows of k and v each blank may read             B pairs
+blanks         M                which of the rows are blanks: only these are guessed   B
+x              h                one vector for each row; from attention on, each blank [N or B][16]
+q              Q                what a blank looks for                                 [B][16]
+k, v           K, V             what a row offers for comparison, and what it says     [N][16]
+bias           b                added to a score, by head and distance (key - query)   [4][33]
+spans          mask             which rows of k and v each blank may read              B pairs
 
 What is left out: fine-tuning, for which BERT is known best (the trained weights as a start for a
 task with few labels); next-sentence prediction, a second objective that its heirs dropped; more
@@ -222,7 +224,7 @@ class Encoder:
         distances = DISTANCES_BOTH if sees_right else DISTANCES_LEFT
         reach = range(-MAX_DISTANCE, MAX_DISTANCE + 1)
         self.distance_bias = Tensor([[HEAD_START * (r == d) for r in reach] for d in distances])
-        # What attention and the MLP add to the stream is zero at first: it starts as the symbol
+        # What attention and the MLP add to x is zero at first: a blank starts as its own vector
         # alone. (BERT starts all matrices with a spread of 0.02, nearly so.)
         self.attention_out = matrix(WIDTH, WIDTH, 0.0)
         self.mlp_in = matrix(MLP_WIDTH, WIDTH, usual)
@@ -249,7 +251,7 @@ class Encoder:
         found = distance_attention(linear(x, self.query), k, v, self.distance_bias, blanks, spans)
         x = x + linear(found, self.attention_out)
 
-        # Each part reads a normed copy of the stream and adds to it (pre-norm), as in a GPT. BERT
+        # Each part reads a normed copy of x and adds what it found (pre-norm), as in a GPT. BERT
         # norms after each sum, which needs a slower warm-up; ModernBERT norms before, as here.
         h = rms_norm(x)
         x = x + linear(relu(linear(h, self.mlp_in)), self.mlp_out)
