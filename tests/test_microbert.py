@@ -97,8 +97,9 @@ def table_without_right():
 script = load_script("microbert")
 
 VARIANTS = {
-    "no_mask": {"pack_texts": pack_as_if(True)},
-    "only_left": {"pack_texts": pack_as_if(False)},
+    # The same sight for both, and the same start: two equal networks.
+    "no_mask": {"pack_texts": pack_as_if(True), "DISTANCES_LEFT": script.DISTANCES_BOTH},
+    "only_left": {"pack_texts": pack_as_if(False), "DISTANCES_BOTH": script.DISTANCES_LEFT},
     "inserted": {
         "hide_letters": insert_blanks,
         "hide_each_alone": insert_each_alone,
