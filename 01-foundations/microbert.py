@@ -206,7 +206,7 @@ def distance_attention_head(
 
 
 class Encoder:
-    """A transformer encoder of one block. sees_right decides what a blank may read."""
+    """A transformer encoder of one block: 3,044 numbers, whether it sees the right side or not."""
 
     def __init__(self, sees_right: bool, rng: random.Random) -> None:
         def matrix(rows: int, columns: int, spread: float) -> Tensor:
@@ -525,7 +525,7 @@ def report_data(
     print(f"{len(names):,} names: {NUM_TRAIN:,} to learn from, {NUM_HELD_OUT:,} held out")
     print(f"  for example {', '.join(training[:8])}")
     print(f"Test 1: each of their {num_blanks:,} letters hidden alone")
-    print(f"Test 2: half of their letters hidden: {', '.join([t for t, _ in half_hidden[:6]])}")
+    print(f"Test 2: half of their letters hidden: {', '.join([t for t, _ in half_hidden[:4]])}")
     print(f"Knowing nothing, a letter costs ln {len(LETTERS)} = {log(len(LETTERS)):.2f} nats.")
 
 
@@ -556,7 +556,7 @@ def report_price(fillers: dict[str, Filler], questions: Sequence[Question]) -> d
 
 def report_examples(fillers: dict[str, Filler]) -> None:
     """The guesses for one left side and several right sides, as strips of 26 letters."""
-    print("\nOne left side, several right sides: the darker, the likelier; then the best three")
+    print("\nOne left side, several right sides: dark is likely; then the best three")
     print(f"{'':<20}{LETTERS}")
     for key, title in (
         ("left", "left only"),
@@ -585,8 +585,8 @@ def report_conclusion(numbers: dict[str, float], price: dict[str, float]) -> Non
         print("of its reach, only costly.")
     difference = numbers["both"] - numbers["count_both"]
     if difference > 0:
-        print("On names, counting is hard to beat: one letter on each side is enough for a table")
-        print(f"to be {difference:.2f} nats better than the encoder, which reads all.")
+        print("On names, counting is hard to beat: a table of one letter on each side is")
+        print(f"{difference:.2f} nats better than the encoder, which reads all letters.")
     best = min(price, key=lambda key: price[key])
     print(f"The best on these blanks: {TITLES[best]} ({price[best]:.2f} nats).")
 
