@@ -11,7 +11,15 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 
-from common.engine import Tensor, embedding, linear, relu, rms_norm
+from common.engine import (
+    Tensor,
+    embedding,
+    linear,
+    relu,
+    rms_norm,
+    scaled_dot_product_attention,
+    softmax_row,
+)
 
 # === TEXT ===
 
@@ -155,3 +163,43 @@ class GPT:
         # GPT-2 and its heirs norm once more before the head, since a stream to which dozens of
         # blocks have added has grown. After one block the head can learn the size it gets.
         return linear(x, self.head)
+
+
+# === SAMPLING MANY AT ONCE ===
+
+
+def sample(
+    model: GPT, starts: Sequence[int], num_heads: int, context: int, rng: random.Random
+) -> list[list[int]]:
+    """Continue each start symbol until the model ends the text with 0, or context + 1 symbols are
+    there: one list of symbols per start, both ends included. Nothing is cut off or sharpened.
+
+    All unfinished texts read their last symbol in one forward pass. The keys and values of what
+    they have read before are kept; they lie one text after the other, so a text is a span.
+    """
+    texts = [[start] for start in starts]
+    keys: list[list[list[float]]] = [[] for _ in starts]
+    values: list[list[list[float]]] = [[] for _ in starts]
+    active = list(range(len(starts)))
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        for i, key, value in zip(active, k.data, v.data):
+            keys[i].append(key)
+            values[i].append(value)
+        all_keys, all_values = [
+            [row for i in active for row in cache[i]] for cache in (keys, values)
+        ]
+        length = len(all_keys) // len(active)
+        spans = [(n * length, (n + 1) * length) for n in range(len(active))]
+        return scaled_dot_product_attention(
+            q, Tensor(all_keys), Tensor(all_values), num_heads, spans
+        )
+
+    for position in range(context):
+        if active:
+            last = [texts[i][-1] for i in active]
+            logits = model.forward(last, [position] * len(active), attend).data
+            for i, row in zip(active, logits):
+                texts[i].append(rng.choices(range(len(row)), softmax_row(row))[0])
+            active = [i for i in active if texts[i][-1] != 0]
+    return texts
