@@ -51,6 +51,7 @@ import time
 from collections.abc import Callable, Sequence
 from math import exp
 from operator import add, mul, sub
+from typing import NamedTuple
 
 # === CONSTANTS ===
 
@@ -68,15 +69,17 @@ NUM_MORE_STEPS = 400  # after that
 LEARNING_RATE = 0.02  # never lowered: a rate that falls to 0 stops any motion and hides it
 BETAS = (0.0, 0.99)  # Adam without momentum: the opponent moves, so old gradients mislead
 GAMMA = 0.1  # weight of the penalty
+GAMMAS = {"plain": (0.0, GAMMA), "penalty": (GAMMA, 0.0)}  # before and after the exchange
 AVERAGE_DECAY = 0.98  # points are drawn with generator weights averaged over some 50 steps
 
 NUM_POINTS = 1000  # points that are drawn to score a generator
-REPORT_EVERY = 200  # steps
+CHECK_EVERY = 50  # steps
+REPORT_EVERY = 400  # steps
 
 # The game with two numbers.
 TWO_NUMBER_RATE = 0.1  # step size h of plain gradient descent
 TWO_NUMBER_GAMMA = 0.3
-TWO_NUMBER_START = 0.1  # where the generator starts; the data is at 0
+TWO_NUMBER_START = 0.01  # where the generator starts; the data is at 0
 TWO_NUMBER_STEPS = 600
 
 # === THE DATA, AND TWO SCORES ===
@@ -338,10 +341,10 @@ def ema_update(average: Layers, layers: Layers, decay: float) -> None:
 # R1 = gamma / 2 * psi^2. The gradients, with sigmoid = 1/2 near the solution, and one step of
 # gradient descent with step size h:
 #
-#     d(discriminator loss) / d(psi)   = sigmoid(psi theta) theta + gamma psi = theta / 2 + gamma psi
-#     d(generator loss) / d(theta)     = -sigmoid(-psi theta) psi             = -psi / 2
+#     d(discriminator loss)/d(psi) = sigmoid(psi theta) theta + gamma psi = theta / 2 + gamma psi
+#     d(generator loss)/d(theta)   = -sigmoid(-psi theta) psi             = -psi / 2
 #
-#     psi   <- psi - h (theta / 2 + gamma psi)         theta <- theta + h psi / 2
+#     psi <- psi - h (theta / 2 + gamma psi)              theta <- theta + h psi / 2
 #
 # Each player is driven by the *other's* distance from zero. Without gamma that is a rotation:
 # where psi is largest theta moves fastest. A rotation taken in straight steps leaves the circle
@@ -367,64 +370,233 @@ def two_number_game(rate: float, gamma: float, take_turns: bool) -> list[tuple[f
     return path
 
 
-def predicted_growth(rate: float, gamma: float, take_turns: bool) -> float:
-    """The factor per step by which the linear map above changes the distance from the solution:
-    its largest eigenvalue in size. The map is (psi, theta) -> (a psi + b theta, c psi + d theta).
+def linear_step(rate: float, gamma: float, take_turns: bool) -> list[list[float]]:
+    """One step near the solution as a matrix M [2][2]: the new (psi, theta) is M (psi, theta).
 
-    With h = 0.1, gamma = 0.3, in turns: the eigenvalues are conjugate complex numbers, so the
-    size of each is sqrt(determinant) = sqrt(1 - 0.03).
-    >>> round(predicted_growth(0.1, 0.3, True), 5), round(math.sqrt(0.97), 5)
+    >>> linear_step(0.1, 0.3, False)
+    [[0.97, -0.05], [0.05, 1.0]]
+    """
+    psi_row = [1.0 - rate * gamma, -rate / 2.0]
+    if not take_turns:
+        return [psi_row, [rate / 2.0, 1.0]]
+    # In turns, theta's step reads the psi that has just been computed.
+    return [psi_row, [rate / 2.0 * psi_row[0], 1.0 + rate / 2.0 * psi_row[1]]]
+
+
+def factor_per_step(matrix: list[list[float]]) -> float:
+    """By how much M stretches or shrinks in the long run: its largest eigenvalue, in size.
+
+    With h = 0.1 and gamma = 0.3, in turns, the two eigenvalues are conjugate complex numbers. The
+    size of both is then the square root of their product, the determinant 1 - h gamma = 0.97.
+    >>> round(factor_per_step(linear_step(0.1, 0.3, True)), 5), round(math.sqrt(0.97), 5)
     (0.98489, 0.98489)
     """
-    a, b = 1.0 - rate * gamma, -rate / 2.0
-    c, d = rate / 2.0, 1.0
-    if take_turns:  # theta's step then reads the new psi = a psi + b theta
-        c, d = c * a, d + c * b
+    (a, b), (c, d) = matrix
     trace, determinant = a + d, a * d - b * c
     root = cmath.sqrt(trace * trace - 4.0 * determinant)
     return max(abs(trace + root), abs(trace - root)) / 2.0
 
 
-def measured_growth(path: Sequence[tuple[float, float]]) -> float:
-    """The factor per step by which a path's distance from the solution changed, on average."""
-    return (math.hypot(*path[-1]) / math.hypot(*path[0])) ** (1.0 / (len(path) - 1))
+def predicted_path(matrix: list[list[float]]) -> list[tuple[float, float]]:
+    """Apply M again and again -> [(theta, psi), ...], from the same start as the game."""
+    psi, theta = 0.0, TWO_NUMBER_START
+    path = [(theta, psi)]
+    for _ in range(TWO_NUMBER_STEPS):
+        psi, theta = [dot(row, [psi, theta]) for row in matrix]
+        path.append((theta, psi))
+    return path
 
 
 # === THE EXPERIMENT ===
 
-# In each run two GANs start from one seed: equal weights, and the same points and noise in every
-# step. One plays with the penalty, one without, for NUM_STEPS. Then they exchange their rules.
-# If the penalty only helped to find a good start, its removal would do no harm; if the plain GAN
-# had spoiled its networks for good, the penalty could not save them.
+# In each run two GANs start from one seed: equal weights, equal points and noise in every step.
+# One is trained with the penalty and one without. Then they exchange their rules and go on. If
+# the penalty were no more than help at the start, taking it away would do no harm. If the plain
+# game had spoiled its networks for good, the penalty could not mend them.
 
 
-def play_run(number: int, held_out: list[list[float]]) -> dict[str, tuple]:
-    """One run -> for "plain", "penalty" and both after the exchange: (modes, share of points near
-    a mode, energy distance to held-out points, the points), and both histories of modes.
-    """
-    gans = {key: GAN(random.Random(100 * SEED + number)) for key in ("plain", "penalty")}
-    gammas = {"plain": 0.0, "penalty": GAMMA}
-    histories: dict[str, list[int]] = {key: [] for key in gans}
-    losses: dict[str, list[float]] = {key: [] for key in gans}
-    result: dict[str, tuple] = {}
-    num_steps = NUM_STEPS + NUM_MORE_STEPS
+class Score(NamedTuple):
+    """What a training has led to."""
+
+    history: list[int]  # modes covered, every CHECK_EVERY steps
+    modes: float  # the mean of the last four checks: a single one is rather random
+    share_near: float  # of the points at the end, near some mode
+    distance: float  # energy distance of the points at the end to held-out real points
+    points: list[list[float]]
+
+
+def train(gan: GAN, gamma: float, num_steps: int, title: str) -> list[int]:
+    """Let both players take num_steps turns -> modes covered, every CHECK_EVERY steps."""
+    history: list[int] = []
+    losses: list[float] = []
     for step in range(1, num_steps + 1):
-        for key, gan in gans.items():
-            losses[key].append(gan.step(gammas[key]))
-        if step % 50 == 0:
-            for key, gan in gans.items():
-                points = gan.sample(NUM_POINTS, random.Random(SEED + step))
-                histories[key].append(mode_coverage(points)[0])
+        losses.append(gan.step(gamma))
+        if step % CHECK_EVERY == 0:
+            points = gan.sample(NUM_POINTS, random.Random(SEED + step))
+            history.append(mode_coverage(points)[0])
         if step % REPORT_EVERY == 0:
-            report_step(number, step, num_steps, gammas, losses, histories)
-        if step in (NUM_STEPS, num_steps):
-            when = "" if step == NUM_STEPS else "_exchanged"
-            for key, gan in gans.items():
-                points = gan.sample(NUM_POINTS, random.Random(SEED + step))
-                distance = energy_distance(points, held_out)
-                result[key + when] = (*mode_coverage(points), distance, points)
-            gammas = {"plain": GAMMA, "penalty": 0.0}
-    return {**result, "histories": (histories["plain"], histories["penalty"])}
+            loss = sum(losses[-REPORT_EVERY:]) / REPORT_EVERY
+            print(
+                f"step {step:4d}/{num_steps} | {title} | D loss {loss:.3f} | modes {history[-1]}",
+                flush=True,
+            )
+    return history
+
+
+def play_run(number: int, held_out: list[list[float]]) -> dict[str, Score]:
+    """Train two equal GANs, exchange their rules, train on -> the scores of all four trainings."""
+    rngs = [random.Random(100 * SEED + number) for _ in GAMMAS]
+    gans = [GAN(rng) for rng in rngs]
+    scores = {}
+    for phase, num_steps in enumerate((NUM_STEPS, NUM_MORE_STEPS)):
+        for gan, (name, gammas) in zip(gans, GAMMAS.items()):
+            arm = name if phase == 0 else EXCHANGED[name]
+            history = train(gan, gammas[phase], num_steps, f"run {number} {arm:<7}")
+            points = gan.sample(NUM_POINTS, random.Random(SEED))
+            share_near = mode_coverage(points)[1]
+            distance = energy_distance(points, held_out)
+            modes = sum(history[-4:]) / len(history[-4:])
+            scores[arm] = Score(history, modes, share_near, distance, points)
+    return scores
+
+
+def main() -> dict[str, object]:
+    """Train the pairs, exchange their rules, and play the game with two numbers."""
+    rng = random.Random(SEED)
+    held_out = ring_of_gaussians(NUM_POINTS, rng)
+    # What the energy distance is worth: its size for points that are as real as the held-out ones.
+    floor = [energy_distance(ring_of_gaussians(NUM_POINTS, rng), held_out) for _ in range(4)]
+    blob = matched_gaussian(held_out, rng)
+    print(f"The data: {NUM_MODES} clusters of width {SIGMA} on a circle of radius 1.")
+    print(f"{NUM_RUNS} runs, each with two GANs of equal start: one plain, one with the penalty.")
+    print(f"After {NUM_STEPS} steps they exchange rules: penalty added here, removed there.\n")
+
+    start = time.perf_counter()
+    runs = [play_run(number, held_out) for number in range(1, NUM_RUNS + 1)]
+    print(f"time  training took {time.perf_counter() - start:.1f} s")
+    distances = report_scores(runs, floor, blob, held_out)
+    report_histories(runs)
+    report_pictures(held_out, runs[0])
+
+    modes = {arm: sum(run[arm].modes for run in runs) / NUM_RUNS for arm in ARMS}
+    headline = {
+        "modes_with": modes["penalty"],
+        "modes_without": modes["plain"],
+        "modes_added": modes["added"],
+        "modes_removed": modes["removed"],
+        "distance_ratio": distances["plain"] / distances["penalty"],
+        "two_number_error": report_two_numbers(),
+    }
+    report_conclusion(headline, distances)
+    return {**headline, "details": {"distances": distances, "floor": floor, "runs": runs}}
+
+
+# === APPENDIX: REPORT AND HELPERS ===
+
+ARMS = {
+    "plain": "plain",
+    "penalty": "with penalty",
+    "added": "plain, then penalty added",
+    "removed": "penalty, then removed",
+}
+EXCHANGED = {"plain": "added", "penalty": "removed"}
+
+
+def matched_gaussian(points: list[list[float]], rng: random.Random) -> list[list[float]]:
+    """As many points from one Gaussian with the mean and spread of the given ones: what a model
+    reaches that knows where the data is and how wide, and nothing else.
+    """
+    columns = transpose(points)
+    means = [sum(column) / len(column) for column in columns]
+    squares = [dot(column, column) / len(column) for column in columns]
+    spreads = [math.sqrt(square - mean * mean) for mean, square in zip(means, squares)]
+    return [[rng.gauss(m, s) for m, s in zip(means, spreads)] for _ in points]
+
+
+def report_scores(
+    runs: list[dict[str, Score]],
+    floor: list[float],
+    blob: list[list[float]],
+    held_out: list[list[float]],
+) -> dict[str, float]:
+    """One line per kind of points -> the energy distance of each (of the floor: the largest)."""
+    print(
+        "\nModes covered (mean of the last four checks); the rest after the last step, mean of runs"
+    )
+    heads = "".join([f"{f'run {number}':>7}" for number in range(1, len(runs) + 1)])
+    print(f"{'':<26}{heads}   near a mode   energy distance")
+
+    def show(title: str, modes: list[float], share_near: float, distance: float) -> None:
+        numbers = "".join([f"{value:7.2f}" for value in modes])
+        print(f"{title:<26}{numbers}{share_near:>14.0%}{distance:>18.3f}")
+
+    modes, share_near = mode_coverage(held_out)
+    distances = {"floor": max(map(abs, floor)), "blob": energy_distance(blob, held_out)}
+    show("fresh real points", [modes] * len(runs), share_near, distances["floor"])
+    modes, share_near = mode_coverage(blob)
+    show("one Gaussian", [modes] * len(runs), share_near, distances["blob"])
+    for arm, title in ARMS.items():
+        share_near, distances[arm] = [
+            sum(values) / len(runs)
+            for values in zip(*[(run[arm].share_near, run[arm].distance) for run in runs])
+        ]
+        show(title, [run[arm].modes for run in runs], share_near, distances[arm])
+    return distances
+
+
+def report_histories(runs: list[dict[str, Score]]) -> None:
+    """Modes over time, one digit for each check."""
+    print(f"\nModes every {CHECK_EVERY} steps, with the exchange of rules in the middle")
+    for number, run in enumerate(runs, 1):
+        for before, after in EXCHANGED.items():
+            digits = ["".join(map(str, run[arm].history)) for arm in (before, after)]
+            print(f"run {number}   {before:>7}  {digits[0]}  {digits[1]}  {after}")
+
+
+def report_pictures(held_out: list[list[float]], run: dict[str, Score]) -> None:
+    """The real points and four generators of one run, three pictures to a row."""
+    blank = [" " * 24] * 12
+    pictures = [(ARMS[arm], cloud(run[arm].points, 1.4, 24, 12)) for arm in ARMS]
+    pictures.insert(0, ("real points", cloud(held_out, 1.4, 24, 12)))
+    pictures.insert(3, ("", blank))
+    print("\nRun 1: the darker, the more points")
+    for group in (pictures[:3], pictures[3:]):
+        print_side_by_side(group)
+
+
+def print_side_by_side(pictures: Sequence[tuple[str, list[str]]]) -> None:
+    """(title, lines) each, all lines 24 wide."""
+    titles, lines = zip(*pictures)
+    for row in (titles, *zip(*lines)):
+        print("   ".join([f"{text:<24}" for text in row]).rstrip())
+
+
+def report_two_numbers() -> float:
+    """Play all games with two numbers, show them -> the largest relative error of a prediction."""
+    games = [
+        ("both at once", TWO_NUMBER_RATE, 0.0, False),
+        ("both at once, half the h", TWO_NUMBER_RATE / 2.0, 0.0, False),
+        ("in turns", TWO_NUMBER_RATE, 0.0, True),
+        ("in turns, with penalty", TWO_NUMBER_RATE, TWO_NUMBER_GAMMA, True),
+    ]
+    print("\nThe game with two numbers: how far from the solution? (start: 1)")
+    print(f"{'':<26}factor per step   after {TWO_NUMBER_STEPS} steps: predicted    measured")
+    worst, pictures = 0.0, []
+    for title, *settings in games:
+        matrix, path = linear_step(*settings), two_number_game(*settings)
+        ends = [math.hypot(*places[-1]) for places in (predicted_path(matrix), path)]
+        predicted, measured = [end / TWO_NUMBER_START for end in ends]
+        worst = max(worst, abs(measured / predicted - 1.0))
+        print(f"{title:<26}{factor_per_step(matrix):15.5f}{predicted:29.5f}{measured:12.5f}")
+        pictures.append((title, cloud(path, 2.2 * TWO_NUMBER_START, 24, 12)))
+    print("\ntheta to the right, psi upwards; the solution is in the middle")
+    print_side_by_side([pictures[0], *pictures[2:]])
+    return worst
+
+
+def report_conclusion(headline: dict[str, float], distances: dict[str, float]) -> None:
+    """Say in words what the run has shown, whatever it has shown."""
+    print(headline)
 
 
 # === APPENDIX: ENGINE (common/engine.py; microautograd.py derives it) ===
@@ -768,3 +940,34 @@ class Adam:
                 for x_row, m_row, s_row in zip(parameter.data, mean, square)
             ]
             parameter.grad = None
+
+
+# === APPENDIX: PICTURES (common/pictures.py) ===
+
+SHADES = " .:-=+*#%@"  # from empty to full
+
+
+def cloud(
+    points: Sequence[Sequence[float]], reach: float, columns: int = 32, lines: int = 16
+) -> list[str]:
+    """Points (x, y) from -reach to reach in both directions, as lines of characters: the darker,
+    the more points lie there. Points further out are left away.
+
+    >>> cloud([(-1.0, 1.0), (0.9, -0.9)], reach=1.0, columns=4, lines=2)
+    ['@   ', '   @']
+    """
+    counts = [[0] * columns for _ in range(lines)]
+    for x, y in points:
+        if max(abs(x), abs(y)) <= reach:
+            column = int((x + reach) / (2.0 * reach) * columns)
+            line = int((reach - y) / (2.0 * reach) * lines)
+            counts[min(line, lines - 1)][min(column, columns - 1)] += 1
+    fullest = max(map(max, counts)) or 1
+    top = len(SHADES) - 1
+    # Square roots lift thin places, and whatever is not empty shows at least a dot.
+    levels = [[1 + (n / fullest) ** 0.5 * (top - 1) if n else 0 for n in row] for row in counts]
+    return ["".join([SHADES[round(level)] for level in row]) for row in levels]
+
+
+if __name__ == "__main__":
+    main()
