@@ -662,9 +662,7 @@ class Tensor:
         """[N][M] - [N][M]."""
         check_same_shape(self, other)
         data = [list(map(sub, a, b)) for a, b in zip(self.data, other.data)]
-        return Tensor(
-            data, (self, other), lambda d_out: (d_out, [[-d for d in row] for row in d_out])
-        )
+        return Tensor(data, (self, other), lambda d: (d, [[-x for x in row] for row in d]))
 
     def __mul__(self, other: Tensor | float) -> Tensor:
         """Entry by entry: [N][M] * [N][M], or every entry times one constant number."""

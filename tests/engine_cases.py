@@ -13,9 +13,10 @@ import random
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from support import COMMON
+
 from common import engine
 from common.engine import Tensor
-from support import COMMON
 
 Matrix = list[list[float]]
 
@@ -28,7 +29,9 @@ class Case(NamedTuple):
 
     def run(self, name: str, tensors: list[Tensor]) -> Tensor:
         """The operation on these tensors."""
-        function = getattr(Tensor, name[7:]) if name.startswith("Tensor.") else getattr(engine, name)
+        function = (
+            getattr(Tensor, name[7:]) if name.startswith("Tensor.") else getattr(engine, name)
+        )
         settings = dict(self.settings)
         if "seed" in settings:  # a fresh generator for each call: all calls draw the same numbers
             settings["rng"] = random.Random(settings.pop("seed"))
@@ -84,7 +87,9 @@ def picked_rows(rng: random.Random, n: int, m: int) -> Case:
 
 
 def bags(rng: random.Random, n: int, m: int) -> Case:
-    chosen = [[rng.randrange(n) for _ in range(rng.randint(0, 4))] for _ in range(rng.randint(1, 4))]
+    chosen = [
+        [rng.randrange(n) for _ in range(rng.randint(0, 4))] for _ in range(rng.randint(1, 4))
+    ]
     return Case([matrix(rng, n, m)], {"bags": [*chosen, [], [0, 0]]})
 
 
@@ -198,7 +203,7 @@ CASES: dict[str, dict[str, Callable[[random.Random, int, int], Case]]] = {
     "softmax": {"": wide},
     "rms_norm": {"": normed(weight=False, bias=False), "weight": normed(weight=True, bias=False)},
     "layer_norm": {"": normed(weight=True, bias=True)},
-    "normalize": {"": wide},
+    "normalize": {"": wide, "short rows": one(eps=20.0)},
     "scaled_dot_product_attention": {"": attention},
     "cross_entropy": {"": classes},
     "log_prob": {"": classes},
