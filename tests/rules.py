@@ -147,13 +147,13 @@ def standard_library_only(text: str) -> list[str]:
     found = []
     for line, name in imports(text):
         module = name.split(".")[0]
-        if not module or module not in sys.stdlib_module_names:
+        if module in REMOVED:
+            found.append(f"line {line}: {module} is not in every Python from 3.10 to 3.14")
+        elif not module or module not in sys.stdlib_module_names:
             found.append(
                 f"line {line}: imports {name}: a script runs on Python's standard library alone. "
                 "Write what it needs into the script (common/ may have it: tools/sync.py)"
             )
-        elif module in REMOVED:
-            found.append(f"line {line}: {module} is not in every Python from 3.10 to 3.14")
         elif module in HIDDEN:
             found.append(f"line {line}: {module} runs code that the reader cannot see")
     for call, name in calls(text):

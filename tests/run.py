@@ -17,6 +17,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -104,10 +105,13 @@ def prepare(parity: bool) -> None:
     found = read_stamp()
     missing = groups_to_install(found, wanted)
     if missing is None or not works([group for group in found if group in PROBES]):
-        if not all([importlib.util.find_spec(name) for name in ("venv", "ensurepip")]):
+        absent = [name for name in ("venv", "ensurepip") if not importlib.util.find_spec(name)]
+        if absent:  # Debian and Ubuntu keep them in a package of their own
+            version = f"{sys.version_info[0]}.{sys.version_info[1]}"
             raise SystemExit(
-                "tests/run.py: this Python has no venv module: install it (on Debian and Ubuntu: "
-                "sudo apt install python3-venv) and run this command again."
+                f"tests/run.py: this Python has no {' and no '.join(absent)}: install what makes "
+                "virtual environments (on Debian and Ubuntu: "
+                f"sudo apt install python{version}-venv) and run this command again."
             )
         print(f"Making {VENV.name}/ for Python {platform.python_version()} ...", flush=True)
         if VENV.exists():
@@ -153,10 +157,22 @@ def main(arguments: list[str]) -> int:
     process = subprocess.Popen(pytest_command(arguments), cwd=ROOT, env=environment())
     while True:
         try:
-            return process.wait()
+            status = process.wait()
+            return status if status >= 0 else 128 - status  # ended by a signal, as a shell says it
+        except Terminated:
+            process.send_signal(signal.SIGTERM)  # sent to us alone: pass it on
         except KeyboardInterrupt:
             continue  # pytest has received it too, and ends by itself
 
 
+class Terminated(KeyboardInterrupt):
+    """What SIGTERM raises: the installation ends as after Ctrl-C."""
+
+
+def terminate(*_: object) -> None:
+    raise Terminated
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, terminate)
     sys.exit(main(sys.argv[1:]))

@@ -153,8 +153,10 @@ def save(
 class Child:
     """One run in a process of its own."""
 
-    def __init__(self, root: Path, script: Path, folder: Path, number: int, **job: object) -> None:
-        self.job = job
+    def __init__(
+        self, root: Path, script: Path, folder: Path, number: int, python: list[str], **job: object
+    ) -> None:
+        self.script, self.python, self.job = script, python, job
         self.label = script.stem
         if "seed" in job:
             self.label += f" seed {job['seed']}"
@@ -177,7 +179,7 @@ class Child:
         }
         with self.files["out"].open("wb") as out, self.files["err"].open("wb") as err:
             self.process = subprocess.Popen(
-                [sys.executable, str(RUN_ONE), json.dumps(job)],
+                [*python, str(RUN_ONE), json.dumps(job)],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
@@ -225,15 +227,23 @@ def show_live(children: list[Child], finished: bool = False) -> None:
     print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
 
-def run_all(root: Path, script: Path, jobs: list[dict], at_a_time: int) -> Iterator[Child]:
-    """Run the jobs in processes, at most so many at a time, and yield each as it ends."""
-    waiting, running, shown = list(enumerate(jobs)), [], 0.0
+def run_tasks(
+    root: Path, tasks: Iterable[tuple[list[str], Path, dict]], at_a_time: int
+) -> Iterator[Child]:
+    """Run each task, (Python's command, script, job), in a process, and yield each as it ends.
+
+    At most so many run at a time. A task is taken only when its turn has come, so that whoever
+    makes them can still stop.
+    """
+    waiting, running, shown = enumerate(tasks), [], 0.0
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         try:
-            while waiting or running:
-                while waiting and len(running) < at_a_time:
-                    number, job = waiting.pop(0)
-                    running.append(Child(root, script, Path(folder), number, **job))
+            while True:
+                while len(running) < at_a_time and (task := next(waiting, None)):
+                    number, (python, script, job) = task
+                    running.append(Child(root, script, Path(folder), number, python, **job))
+                if not running:
+                    return
                 time.sleep(0.02)
                 ended = [child for child in running if child.process.poll() is not None]
                 if ended or time.monotonic() - shown > 0.5:
@@ -246,6 +256,11 @@ def run_all(root: Path, script: Path, jobs: list[dict], at_a_time: int) -> Itera
             show_live([], finished=True)
             for child in running:
                 child.stop()
+
+
+def run_all(root: Path, script: Path, jobs: list[dict], at_a_time: int) -> Iterator[Child]:
+    """Run the jobs of one script with this Python."""
+    yield from run_tasks(root, [([sys.executable], script, job) for job in jobs], at_a_time)
 
 
 def middle(values: list[float | None]) -> float | None:
