@@ -1,19 +1,20 @@
-"""A GAN is a game between two networks, and one penalty term decides whether this one settles.
+"""A GAN is a game between two networks, and one penalty term decides if this one covers its data.
 
 A generator turns random noise into points. A discriminator is shown real points and generated
 ones, and learns to tell them apart. The generator never sees a real point. All that it gets is
 the discriminator's gradient: the direction in which each of its own points would look more real.
 When the generated points are distributed like the real ones, nobody can tell them apart, and both
-networks should come to rest. Do they? A loss that one network minimises can only go down; here
-each network's step changes the loss of the other, and the two may chase each other for ever.
+networks should come to rest. But do they get there? A network that is trained alone goes downhill
+on one loss. Here each network's step changes the loss of the other, and they may chase each other
+for ever.
 
-The data is a ring of eight small clusters. The same networks are trained twice, from the same
-weights, on the same points and the same noise: once with the plain losses, and once with a
-penalty on the slope of the discriminator at real points (called R1). Then the two change their
-rules: the penalty is taken away from the one that had it and given to the other. Look at how many
-clusters each covers before and after; at the discriminator's loss, which hardly tells the two
-apart; and at the game with two numbers at the end of the story, where the factor by which the
-players get away from the solution, or closer to it, is computed first and then measured.
+The data is a ring of eight small clusters. Two GANs are trained from the same weights, on the
+same real points and the same noise: one with the plain losses, and one with a penalty on the slope
+of the discriminator at real points (called R1). Then the two exchange their rules: the penalty is
+taken away from the one that had it and given to the other. Look at three things: how many clusters
+each covers before and after the exchange; how many points lie close to a cluster, where the plain
+GAN looks no worse; and the game with two numbers at the end, where one computes in advance by
+which factor each step leads away from the solution or towards it.
 
 In the code          In the papers    Meaning                                             Shape
 noise                z                the generator's input, standard normal numbers      [N][4]
@@ -67,7 +68,7 @@ BATCH_SIZE = 16  # real points, and generated points, per step
 NUM_STEPS = 800  # until the two GANs exchange their rules
 NUM_MORE_STEPS = 400  # after that
 LEARNING_RATE = 0.02  # never lowered: a rate that falls to 0 stops any motion and hides it
-BETAS = (0.0, 0.99)  # Adam without momentum: the opponent moves, so old gradients mislead
+BETAS = (0.0, 0.99)  # Adam without momentum, as in StyleGAN: old gradients knew another opponent
 GAMMA = 0.1  # weight of the penalty
 GAMMAS = {"plain": (0.0, GAMMA), "penalty": (GAMMA, 0.0)}  # before and after the exchange
 AVERAGE_DECAY = 0.98  # points are drawn with generator weights averaged over some 50 steps
@@ -84,9 +85,11 @@ TWO_NUMBER_STEPS = 600
 
 # === THE DATA, AND TWO SCORES ===
 
-# In two dimensions one can see and measure what a GAN does; of images one can only take opinions
-# or the distance in some other network's features (FID). The ring is hard because its clusters
-# are separate: a generator that draws one of them perfectly fools the discriminator for a while.
+# In two dimensions one can see and measure what a GAN makes. (Images are usually compared through
+# the features of some other network: FID.) The ring is hard because its clusters are separate: a
+# generator that draws only some of them can fool the discriminator for a while (mode collapse).
+# And a generator is a continuous map of one connected cloud of noise. It can thin out the way
+# from one cluster to the next, but never cut it: some of its points always lie between.
 
 
 def mode_centers() -> list[tuple[float, float]]:
@@ -178,12 +181,16 @@ def forward(layers: Layers, x: Tensor, slopes: list[Tensor] | None = None) -> Te
 
 # The discriminator is a classifier: 1 for real, 0 for generated. At a place with real density p
 # and generated density q its expected loss is -p log s - q log(1 - s), where s = sigmoid(logit).
-# The derivative -p / s + q / (1 - s) is zero at s = p / (p + q): the best discriminator. With it
-# the loss is 2 ln 2 - 2 JS(p, q). JS, the Jensen-Shannon divergence, measures how different two
-# distributions are, and is 0 only for p = q. So a generator that raises the loss of a *perfect*
-# discriminator moves towards the data, and at the solution s is 1/2 everywhere and the loss is
-# 2 ln 2 = 1.386. The reverse is not true: a discriminator that has learned nothing also says
-# 1/2 everywhere. "D is at 0.5" alone is no sign of success.
+# The derivative -p / s + q / (1 - s) is zero at s = p / (p + q): the best discriminator. Put that
+# in, and write m = (p + q) / 2, so that s = p / (2 m). The loss over the whole plane is then
+#
+#     2 ln 2 - (mean over real x of log(p / m) + mean over generated x of log(q / m))
+#
+# The bracket is twice the Jensen-Shannon divergence, which is 0 for p = q and positive otherwise.
+# So raising the loss of a *perfect* discriminator moves the generator towards the data, and at the
+# solution s = 1/2 everywhere and the loss is 2 ln 2 = 1.386. A loss far below that proves that
+# p and q differ. A loss near it proves nothing: a discriminator that has learned nothing also says
+# 1/2 everywhere.
 
 
 def discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
@@ -204,31 +211,34 @@ def generator_loss(fake_logits: Tensor) -> Tensor:
     The game as first written (minimax) has the generator raise the discriminator's own loss, that
     is, minimise log(1 - s). Take a bad fake with s = 0.01. The slope by its logit is -s = -0.01:
     where the generator most needs to learn, it hears almost nothing. The slope of -log s is
-    -(1 - s) = -0.99. Both vanish nowhere else and have the same sign, so the goal stays the same.
+    -(1 - s) = -0.99. Both slopes have the same sign, so both losses push points the same way.
     """
     return binary_cross_entropy_with_logits(fake_logits, [[1.0]] * len(fake_logits.data))
 
 
-# The penalty. Where should the discriminator's output be flat? At the solution s = 1/2 everywhere,
-# so its slope is zero on all real points. Until then it is allowed to be steep, at a price:
+# The penalty makes slopes of the discriminator at real points expensive:
 #
 #     R1 = gamma / 2 * mean over real x of |grad_x D(x)|^2                (Mescheder et al., eq. 9)
 #
-# What happens without it? Let the generated points reach the data. The discriminator is then
-# still tilted from the hunt that led them there, and pushes them on, past the data, until it has
-# unlearned its tilt, and then back. The penalty takes the tilt away on the data. It costs nothing
-# at the solution, so it does not move the solution. (The penalty of WGAN-GP asks for slope 1
-# instead of 0, and still pushes when the generator has arrived.)
+# Why there? Suppose that the generated points have just reached the data. The discriminator still
+# slopes the way that led them there, so it pushes them on, past the data; it learns of this only
+# in later steps, and then pushes them back. With the penalty it becomes flat where the data is.
+# At the solution the discriminator is flat anyway, so the penalty is zero there and does not move
+# the solution. (The penalty of WGAN-GP asks for slope 1 instead of 0, so it never lets go.)
 
 
 def input_gradient(layers: Layers, slopes: Sequence[Tensor]) -> Tensor:
     """grad_x D(x) for each of N points -> [N][2], as an expression that has gradients itself.
 
     The penalty depends on a gradient, and training needs the gradient of the penalty: a second
-    derivative. Ours is a plain forward computation. The chain rule from the logit back to the
-    point is  1 W3 * slopes2 W2 * slopes1 W1  (* entry by entry), all of it made of Tensors, so
-    the engine differentiates it like any other. The slopes are constants: leaky ReLU is straight
-    on both sides of zero. In PyTorch: torch.autograd.grad(logits.sum(), x, create_graph=True).
+    derivative. So the chain rule from the logit back to the point is written here as a forward
+    computation, which the engine can differentiate like any other. With weights W1, W2, W3 and
+    the slopes of the hidden units s1, s2 (for each point a row; * is entry by entry):
+
+        grad_x D = ((1 W3 * s2) W2 * s1) W1
+
+    The slopes are constants, since leaky ReLU is straight on both sides of zero. In PyTorch:
+    torch.autograd.grad(logits.sum(), x, create_graph=True), which costs a graph of the backward.
     """
     gradient = constant([[1.0] for _ in slopes[0].data])  # d(logit) / d(logit)
     gradient = mm(gradient, layers[-1][0])
@@ -301,8 +311,8 @@ class GAN:
     def sample(self, num_points: int, rng: random.Random) -> list[list[float]]:
         """Draw points [N][2] from the averaged generator: noise in, points out, no discriminator.
 
-        Players who circle around a solution are near it on average. StyleGAN and its heirs also
-        draw with averaged weights.
+        Weights that circle around a solution are near it on average. StyleGAN and its successors
+        draw with averaged weights too.
         """
         return forward(self.average, normal_noise(num_points, rng)).data
 
@@ -346,11 +356,12 @@ def ema_update(average: Layers, layers: Layers, decay: float) -> None:
 #
 #     psi <- psi - h (theta / 2 + gamma psi)              theta <- theta + h psi / 2
 #
-# Each player is driven by the *other's* distance from zero. Without gamma that is a rotation:
-# where psi is largest theta moves fastest. A rotation taken in straight steps leaves the circle
-# on the outside, by the factor sqrt(1 + h^2 / 4) per step if both move at once. A smaller h makes
-# this slower but never turns it around. If they take turns it is exactly 1: for ever around.
-# gamma shrinks psi in each step, and the factor becomes sqrt(1 - h gamma), which is below 1.
+# Without gamma each player is moved by the *other's* distance from zero alone: where psi is largest
+# theta moves fastest, and so on around the solution. If both move at once, every step is straight
+# where the circle is curved and ends outside of it: the distance grows by sqrt(1 + h^2 / 4) per
+# step. A smaller h makes this slower, but never turns it around. If they take turns, the factor is
+# 1: they go around for ever. With gamma psi shrinks in every step, and the factor in turns is
+# sqrt(1 - h gamma): below 1. (In this game R1 is weight decay of psi; in a network it is not.)
 
 
 def two_number_game(rate: float, gamma: float, take_turns: bool) -> list[tuple[float, float]]:
@@ -413,6 +424,14 @@ def predicted_path(matrix: list[list[float]]) -> list[tuple[float, float]]:
 # One is trained with the penalty and one without. Then they exchange their rules and go on. If
 # the penalty were no more than help at the start, taking it away would do no harm. If the plain
 # game had spoiled its networks for good, the penalty could not mend them.
+#
+# What else could explain the difference? Modes covered with other rules, means of three runs:
+#
+#                                                         plain                   with penalty
+#     as in the run below                                 (see there)             (see there)
+#     half the learning rate    @[results: low_rate.modes_without]  @[results: low_rate.modes_with]
+#     minimax generator loss    @[results: minimax.modes_without]  @[results: minimax.modes_with]
+#     weight decay of D instead of R1                     @[results: weight_decay.modes_with]
 
 
 class Score(NamedTuple):
@@ -476,7 +495,7 @@ def main() -> dict[str, object]:
     print(f"time  training took {time.perf_counter() - start:.1f} s")
     distances = report_scores(runs, floor, blob, held_out)
     report_histories(runs)
-    report_pictures(held_out, runs[0])
+    report_pictures(held_out, blob, runs[0])
 
     modes = {arm: sum(run[arm].modes for run in runs) / NUM_RUNS for arm in ARMS}
     headline = {
@@ -520,9 +539,7 @@ def report_scores(
     held_out: list[list[float]],
 ) -> dict[str, float]:
     """One line per kind of points -> the energy distance of each (of the floor: the largest)."""
-    print(
-        "\nModes covered (mean of the last four checks); the rest after the last step, mean of runs"
-    )
+    print("\nModes covered: mean of the last four checks. The rest: last step, mean of runs.")
     heads = "".join([f"{f'run {number}':>7}" for number in range(1, len(runs) + 1)])
     print(f"{'':<26}{heads}   near a mode   energy distance")
 
@@ -553,15 +570,17 @@ def report_histories(runs: list[dict[str, Score]]) -> None:
             print(f"run {number}   {before:>7}  {digits[0]}  {digits[1]}  {after}")
 
 
-def report_pictures(held_out: list[list[float]], run: dict[str, Score]) -> None:
-    """The real points and four generators of one run, three pictures to a row."""
-    blank = [" " * 24] * 12
-    pictures = [(ARMS[arm], cloud(run[arm].points, 1.4, 24, 12)) for arm in ARMS]
-    pictures.insert(0, ("real points", cloud(held_out, 1.4, 24, 12)))
-    pictures.insert(3, ("", blank))
+def report_pictures(
+    held_out: list[list[float]], blob: list[list[float]], run: dict[str, Score]
+) -> None:
+    """The real points, the one Gaussian and the four generators of a run, three to a row."""
+    clouds = {"real points": held_out, ARMS["plain"]: run["plain"].points}
+    clouds |= {ARMS["penalty"]: run["penalty"].points, "one Gaussian": blob}
+    clouds |= {ARMS[arm]: run[arm].points for arm in ("added", "removed")}
+    pictures = [(title, cloud(points, 1.4, 24, 12)) for title, points in clouds.items()]
     print("\nRun 1: the darker, the more points")
-    for group in (pictures[:3], pictures[3:]):
-        print_side_by_side(group)
+    print_side_by_side(pictures[:3])
+    print_side_by_side(pictures[3:])
 
 
 def print_side_by_side(pictures: Sequence[tuple[str, list[str]]]) -> None:
@@ -580,23 +599,45 @@ def report_two_numbers() -> float:
         ("in turns, with penalty", TWO_NUMBER_RATE, TWO_NUMBER_GAMMA, True),
     ]
     print("\nThe game with two numbers: how far from the solution? (start: 1)")
-    print(f"{'':<26}factor per step   after {TWO_NUMBER_STEPS} steps: predicted    measured")
+    print(f"{'':<26}factor per step   after {TWO_NUMBER_STEPS} steps: predicted   measured")
     worst, pictures = 0.0, []
     for title, *settings in games:
         matrix, path = linear_step(*settings), two_number_game(*settings)
         ends = [math.hypot(*places[-1]) for places in (predicted_path(matrix), path)]
         predicted, measured = [end / TWO_NUMBER_START for end in ends]
         worst = max(worst, abs(measured / predicted - 1.0))
-        print(f"{title:<26}{factor_per_step(matrix):15.5f}{predicted:29.5f}{measured:12.5f}")
+        print(f"{title:<26}{factor_per_step(matrix):15.5f}{predicted:29.5f}{measured:11.5f}")
         pictures.append((title, cloud(path, 2.2 * TWO_NUMBER_START, 24, 12)))
-    print("\ntheta to the right, psi upwards; the solution is in the middle")
+    print("\ntheta to the right, psi upwards, the solution in the middle; darker: more often there")
     print_side_by_side([pictures[0], *pictures[2:]])
     return worst
 
 
 def report_conclusion(headline: dict[str, float], distances: dict[str, float]) -> None:
     """Say in words what the run has shown, whatever it has shown."""
-    print(headline)
+    with_it, without = headline["modes_with"], headline["modes_without"]
+    added, removed = headline["modes_added"], headline["modes_removed"]
+    verdict = "more" if with_it > without else "not more"
+    print(
+        f"\nWith the penalty the GAN covers {verdict} of the {NUM_MODES} modes: {with_it:.1f} "
+        f"against {without:.1f}."
+    )
+    if added > without and removed < with_it:
+        print("The rule decides and not the past:")
+        print(f"  added to the plain GAN, it leads from {without:.1f} modes to {added:.1f};")
+        print(f"  removed from the other, from {with_it:.1f} to {removed:.1f}.")
+    plain, penalty = distances["plain"], distances["penalty"]
+    print(
+        f"Energy distance: {plain:.3f} plain, {penalty:.3f} with penalty (fresh real points reach"
+    )
+    print(f"{distances['floor']:.3f}, one Gaussian {distances['blob']:.3f}).")
+    if plain > distances["blob"]:
+        print("The plain GAN is further from the data than one Gaussian: sharp points near some")
+        print("clusters do not make up for the clusters that are missing.")
+    print(
+        "In the game with two numbers every distance came out as predicted, to "
+        f"{headline['two_number_error']:.1%}."
+    )
 
 
 # === APPENDIX: ENGINE (common/engine.py; microautograd.py derives it) ===
@@ -668,9 +709,7 @@ class Tensor:
         """[N][M] - [N][M]."""
         check_same_shape(self, other)
         data = [list(map(sub, a, b)) for a, b in zip(self.data, other.data)]
-        return Tensor(
-            data, (self, other), lambda d_out: (d_out, [[-d for d in row] for row in d_out])
-        )
+        return Tensor(data, (self, other), lambda d: (d, [[-x for x in row] for row in d]))
 
     def __mul__(self, other: Tensor | float) -> Tensor:
         """Entry by entry: [N][M] * [N][M], or every entry times one constant number."""
