@@ -63,12 +63,12 @@ SIGMA = 0.05  # standard deviation of a cluster; two neighbours are 0.77 apart
 
 NOISE_SIZE = 4  # numbers of noise that become one point
 WIDTH = 16  # units in each of the two hidden layers
-NEGATIVE_SLOPE = 0.2  # of leaky ReLU, so that no unit of either player is ever without gradient
+NEGATIVE_SLOPE = 0.2  # of leaky ReLU: no unit is ever without gradient
 BATCH_SIZE = 16  # real points, and generated points, per step
 NUM_STEPS = 800  # until the two GANs exchange their rules
 NUM_MORE_STEPS = 400  # after that
 LEARNING_RATE = 0.02  # never lowered: a rate that falls to 0 stops any motion and hides it
-BETAS = (0.0, 0.99)  # Adam without momentum, as in StyleGAN: old gradients knew another opponent
+BETAS = (0.0, 0.99)  # no momentum: old gradients were for another opponent
 GAMMA = 0.1  # weight of the penalty
 GAMMAS = {"plain": (0.0, GAMMA), "penalty": (GAMMA, 0.0)}  # before and after the exchange
 AVERAGE_DECAY = 0.98  # points are drawn with generator weights averaged over some 50 steps
@@ -599,16 +599,16 @@ def report_two_numbers() -> float:
         ("in turns, with penalty", TWO_NUMBER_RATE, TWO_NUMBER_GAMMA, True),
     ]
     print("\nThe game with two numbers: how far from the solution? (start: 1)")
-    print(f"{'':<26}factor per step   after {TWO_NUMBER_STEPS} steps: predicted   measured")
+    print(f"{'':<25}factor per step   after {TWO_NUMBER_STEPS} steps: predicted   measured")
     worst, pictures = 0.0, []
     for title, *settings in games:
         matrix, path = linear_step(*settings), two_number_game(*settings)
         ends = [math.hypot(*places[-1]) for places in (predicted_path(matrix), path)]
         predicted, measured = [end / TWO_NUMBER_START for end in ends]
         worst = max(worst, abs(measured / predicted - 1.0))
-        print(f"{title:<26}{factor_per_step(matrix):15.5f}{predicted:29.5f}{measured:11.5f}")
+        print(f"{title:<25}{factor_per_step(matrix):15.5f}{predicted:29.5f}{measured:11.5f}")
         pictures.append((title, cloud(path, 2.2 * TWO_NUMBER_START, 24, 12)))
-    print("\ntheta to the right, psi upwards, the solution in the middle; darker: more often there")
+    print("\ntheta to the right, psi upwards, the solution in the middle")
     print_side_by_side([pictures[0], *pictures[2:]])
     return worst
 
@@ -623,9 +623,8 @@ def report_conclusion(headline: dict[str, float], distances: dict[str, float]) -
         f"against {without:.1f}."
     )
     if added > without and removed < with_it:
-        print("The rule decides and not the past:")
-        print(f"  added to the plain GAN, it leads from {without:.1f} modes to {added:.1f};")
-        print(f"  removed from the other, from {with_it:.1f} to {removed:.1f}.")
+        print(f"Added later, the penalty leads from {without:.1f} modes to {added:.1f}; taken away,")
+        print(f"from {with_it:.1f} to {removed:.1f}: it is needed to get there, and to stay there.")
     plain, penalty = distances["plain"], distances["penalty"]
     print(
         f"Energy distance: {plain:.3f} plain, {penalty:.3f} with penalty (fresh real points reach"
