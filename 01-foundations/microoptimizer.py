@@ -62,6 +62,7 @@ NUM_BATCHES = 400  # steps of the third experiment
 BATCH_SIZE = 64  # pairs of letters in each of them
 MOMENTUM = 0.9  # the usual value for SGD; Muon's is 0.95
 NEWTON_SCHULZ_STEPS = 5  # as in Muon's paper
+SHOWN_IMAGE = 8  # the digit that is drawn
 PRIOR_COUNT = 0.3  # added to each count of the sampled pairs: no probability may be 0
 
 # Learning rates to try. The best one must not be the first or the last of its row: then a better
@@ -392,7 +393,9 @@ class Letters:
 # widely from axis to axis, and a factor for each axis can repair much of that. Now multiply all
 # inputs by a rotation. The same images can be predicted just as well, and the curvature has the
 # same eigenvalues. But each new axis is a mixture of all pixels. For SGD and momentum nothing has
-# changed: their path is the old one, rotated.
+# changed: their path is the old one, rotated. So is Muon's, up to rounding errors, which its
+# polynomial magnifies. Adam divides by the size of gradients and not by curvatures, but here the
+# two go together: where a pixel varies much, both are large.
 
 
 class Pixels:
@@ -467,7 +470,8 @@ def main() -> dict[str, object]:
     report_divergences(letters, bests)
 
     # Problem 2, on the pixels and in a random basis.
-    inputs, targets = halves(load_digits()[0])
+    images = load_digits()[0]
+    inputs, targets = halves(images)
     rotation = random_rotation(len(inputs[0]), rng)
     pixels, rotated = Pixels(inputs, targets), Pixels(matmul(inputs, rotation), targets)
     report_pixels_head(pixels, rotated)
@@ -476,6 +480,7 @@ def main() -> dict[str, object]:
             steps = [problem.gradient] * NUM_STEPS
             bests[key, name] = best_rate(name, rates, name == "Muon", problem, steps)
         report_row(name, [bests["pixels", name], bests["rotated", name]])
+    report_completion(images, inputs, pixels.best, bests["pixels", "SGD"].w)
 
     # Problem 3: the same batches for everyone.
     batches = [rng.choices(pairs, k=BATCH_SIZE) for _ in range(NUM_BATCHES)]
@@ -592,7 +597,7 @@ def condition_number(a: list[list[float]]) -> float:
 
 
 def scaled_by_diagonal(a: list[list[float]]) -> list[list[float]]:
-    """The curvature that SGD meets after the best factor for each axis: a_ij / sqrt(a_ii a_jj)."""
+    """The curvature after each axis is scaled so that its own is 1: a_ij / sqrt(a_ii a_jj)."""
     roots = [math.sqrt(a[i][i]) for i in range(len(a))]
     return [[x / (r * s) for x, s in zip(row, roots)] for row, r in zip(a, roots)]
 
@@ -637,7 +642,10 @@ def report_pixels_head(pixels: Pixels, rotated: Pixels) -> None:
     """The facts about problem 2."""
     print(f"\n2. The lower half of a digit from the upper half, {NUM_STEPS} steps on all images")
     print("Condition number of the curvature      pixels     rotated")
-    for label, change in (("as it is", list), ("best factor for each axis", scaled_by_diagonal)):
+    for label, change in (
+        ("as it is", list),
+        ("each axis scaled to curvature 1", scaled_by_diagonal),
+    ):
         numbers = [condition_number(change(p.curvature)) for p in (pixels, rotated)]
         print(f"  {label:<30}{numbers[0]:>13,.0f}{numbers[1]:>12,.0f}")
     print()
@@ -649,6 +657,21 @@ def report_pixels_head(pixels: Pixels, rotated: Pixels) -> None:
         w = [[-x for x in row] for row in step]
         one_step.append(Best(abs(problem.gap(w)) / problem.gap(zeros), 1.0, False, w))
     report_row("Newton, once", one_step)
+
+
+def report_completion(
+    images: list[list[float]], inputs: list[list[float]], *maps: list[list[float]]
+) -> None:
+    """Draw one digit, and next to it its upper half with the lower half that each map adds."""
+    means = [sum(column) / len(column) for column in transpose(images)]
+    panels = [images[SHOWN_IMAGE]]
+    for w in maps:
+        lower = [mean + dot(row, inputs[SHOWN_IMAGE]) for mean, row in zip(means[32:], w)]
+        panels.append(images[SHOWN_IMAGE][:32] + lower)
+    print(f"\n{'a digit':<20}{'best map':<20}{'map of SGD'}")
+    drawn = [shade([panel[i : i + 8] for i in range(0, 64, 8)]) for panel in panels]
+    for lines in zip(*drawn):
+        print("    ".join(lines).rstrip())
 
 
 def report_batches_head() -> None:
@@ -946,6 +969,25 @@ def load_digits() -> tuple[list[list[float]], list[int]]:
     text = gzip.decompress(load_data("digits.csv.gz", DIGITS_SHA256)).decode("ascii")
     rows = [list(map(int, line.split(","))) for line in text.split()]
     return [[ink / 16.0 for ink in row[:64]] for row in rows], [row[64] for row in rows]
+
+
+# === APPENDIX: PICTURES (common/pictures.py) ===
+
+SHADES = " .:-=+*#%@"  # from empty to full
+
+
+def shade(rows: Sequence[Sequence[float]], low: float = 0.0, high: float = 1.0) -> list[str]:
+    """A matrix [H][W] as H lines of 2 W characters: low is blank, high is @.
+
+    >>> shade([[0.0, 0.5, 1.0]])
+    ['  ==@@']
+    """
+    top = len(SHADES) - 1
+    lines = []
+    for row in rows:
+        levels = [(value - low) / (high - low) * top for value in row]
+        lines.append("".join([2 * SHADES[min(max(int(level), 0), top)] for level in levels]))
+    return lines
 
 
 if __name__ == "__main__":
