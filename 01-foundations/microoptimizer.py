@@ -14,7 +14,7 @@ learning rates, because a comparison at one shared rate compares nothing. The ru
 1. a table of letters, some of which are rare: there Adam's factors are what is needed;
 2. a linear map between pixels, and the same map after the pixels were rotated. This changes
    nothing but the axes, and Adam loses nearly all of its advantage;
-3. small random batches, where noise decides, and a falling learning rate is what helps.
+3. small random batches, where noise decides: momentum hardly helps, a falling rate does.
 
 In the code    In the papers    Meaning                                             Shape
 w              theta, W         the numbers that are trained                        [rows][columns]

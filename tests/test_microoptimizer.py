@@ -18,7 +18,7 @@ BARS = (
     # Turned axes: the same factors are worth little. 90 times, over several rotations.
     "adam_rotation_penalty >= 20",
     "muon_advantage >= 2",
-    # Noise: the least that any optimiser gains. About 1.3 (Adam), over several draws of batches.
+    # Noise: the least that any optimiser gains. About 1.2 (Adam), over several draws of batches.
     "schedule_gain >= 1.1",
     # Every optimiser was given rates on both sides of its best one.
     "rates_on_edge == 0",
