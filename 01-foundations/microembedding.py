@@ -286,8 +286,8 @@ def train(
             recent_losses.clear()
 
 
-# A lower loss is not a better search. With a temperature of 0.02 instead of 0.2 the training
-# loss ends lower, and the MRR at 0.000 [results: temperature_002.trained_mrr].
+# The temperature matters. With 0.02 instead of 0.2 only the closest of the others push, and the MRR
+# of the first encoder ends at 0.528 [results: temperature_002.trained_mrr].
 
 # === SEARCHING ===
 
@@ -329,7 +329,7 @@ def mean_reciprocal_rank(ranks: Sequence[int]) -> float:
 # them, all in one direction, and compare letter groups of the results; where these are equal, the
 # letter groups of the names as they are decide. An encoder that had learned the rules, and nothing
 # besides, should come out near this. The rule a>e is left out here: to merge a with e
-# and i throws too many names together, and the MRR falls to 0.000 [results: all_vowels.rules_mrr].
+# and i throws too many names together, and the MRR falls to 0.628 [results: all_vowels.rules_mrr].
 
 ONE_WAY = [rule for rule in SOUND_RULES if rule not in ("j>g", "an>ean", "ai=ay", "a>e")]
 
