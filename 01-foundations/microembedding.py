@@ -254,6 +254,8 @@ def attraction(anchors: Tensor, positives: Tensor) -> Tensor:
 
 # === TRAINING ===
 
+# The same steps for all three encoders. Only the pairs differ, and for the third one the loss.
+
 
 def train(
     encoder: Encoder,
@@ -328,8 +330,8 @@ def mean_reciprocal_rank(ranks: Sequence[int]) -> float:
 # Whoever knows the rules need not learn them. To see what they are worth, we rewrite every name by
 # them, all in one direction, and compare letter groups of the results; where these are equal, the
 # letter groups of the names as they are decide. An encoder that had learned the rules, and nothing
-# besides, should come out near this. The rule a>e is left out here: to merge a with e
-# and i throws too many names together, and the MRR falls to 0.628 [results: all_vowels.rules_mrr].
+# besides, should come out near this. The rule a>e is left out: to merge a with e and i throws too
+# many names together, and the MRR falls to 0.628 [results: all_vowels.rules_mrr].
 
 ONE_WAY = [rule for rule in SOUND_RULES if rule not in ("j>g", "an>ean", "ai=ay", "a>e")]
 
