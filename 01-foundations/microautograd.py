@@ -712,9 +712,7 @@ def report_agreement(
     print(
         f"\nA network of {total:,} numbers reads batches of {BATCH_SIZE} digits, in both engines."
     )
-    print(
-        f"The loss, and the largest difference between the engines over all {total:,} derivatives:"
-    )
+    print(f"The loss, and the largest difference between them over {total:,} derivatives:")
     print("step   one node per number   one node per matrix    largest difference")
     for step, (number, matrix, gradients) in enumerate(steps, 1):
         print(f"{step:4d}{number:22.15f}{matrix:22.15f}{gradients:22.1e}")

@@ -575,9 +575,7 @@ def report_conclusion(numbers: dict[str, float], table_train_nll: float) -> None
     error = numbers["cache_error"]
     print(f"\nLargest change that packing and the cache make to a logit: {error:.0e}")
     if error == 0.0:
-        print(
-            "None at all, since the same dot products are taken. (GPU kernels differ by rounding.)"
-        )
+        print("None: the same dot products are taken. (On a GPU they would differ by rounding.)")
     margin = numbers["table_nll"] - numbers["nll"]
     verdict = "better than" if margin > 0 else "not better than"
     print(
