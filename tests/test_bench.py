@@ -351,7 +351,7 @@ def test_tables_change_only_what_stands_between_the_markers(toy: Path) -> None:
     assert before == README.split("<!-- bench:table -->")[0]
     assert after == README.split("<!-- /bench:table -->")[1]
     header, line, toy_row, zoo_row, empty, machine = body.strip().split("\n")
-    assert header == "| script | what it shows | headline | seconds | peak MB | seeds |"
+    assert header == "| script | what it shows | headline | CPU seconds | peak MB | seeds |"
     assert line == "| --- | --- | --- | ---: | ---: | --- |"
     start = "| [microtoy.py](microtoy.py) | Growth is a matter of \\| the factor. | "
     assert toy_row.startswith(start + "`value` 84, `count` 1,000, `is_big` yes | 0.0 | ")

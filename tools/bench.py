@@ -510,13 +510,13 @@ def tier_table(root: Path, tier: Path) -> str:
                 link,
                 thesis(script),
                 ", ".join([f"`{name}` {value_text(value)}" for name, value in numbers]),
-                f"{entry['wall_seconds']:.1f}",
+                f"{entry['cpu_seconds']:.1f}",
                 "" if memory is None else f"{memory:.0f}",
                 seeds_text(record),
             ]
         )
         records.append(record)
-    header = ["script", "what it shows", "headline", "seconds", "peak MB", "seeds"]
+    header = ["script", "what it shows", "headline", "CPU seconds", "peak MB", "seeds"]
     text = table(header, rows, right=(3, 4))
     return f"{text}\n\n{measured_on(records)}" if records else text
 
