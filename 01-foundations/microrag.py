@@ -45,7 +45,6 @@ from __future__ import annotations
 
 import math
 import random
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from math import exp, log
@@ -55,25 +54,30 @@ from typing import NamedTuple
 # === CONSTANTS ===
 
 SEED = 42
-NUM_TRAIN, NUM_TUNE = 40, 8  # countries to learn from, and to choose k on; the rest is the test
-K1, B = 1.5, 0.75  # BM25's usual constants: how soon repeats saturate, how much length counts
-K_CHOICES = (1, 2, 5, 10, 20, 60)  # for rank fusion; 60 is what search engines ship
+NUM_TRAIN = 40  # countries to learn from
+NUM_TUNE = 8  # countries to choose the fusion's k on; all others are the test
+K1 = 1.5  # BM25: how soon repetitions of a word stop counting
+B = 0.75  # BM25: how much of a long passage's advantage is taken back
+K_CHOICES = (1, 2, 5, 10, 20, 60)  # rank fusion; search engines ship with 60
 
 DENSE_WIDTH = 32  # entries of a text's vector
-DENSE_STEPS, DENSE_BATCH = 150, 32  # passages per step: 31 wrong ones for each question
+DENSE_STEPS = 150
+DENSE_BATCH = 32  # questions per step, so 31 wrong passages for each
 DENSE_RATE = 0.02  # learning rate
-TEMPERATURE = 0.1  # cosines lie between -1 and 1: divided by 0.1 they can make a sure softmax
+TEMPERATURE = 0.1  # cosines end at 1: divided by 0.1 they can make a softmax sure
 
 WIDTH = 24  # entries of a word's vector in the reader
-READER_STEPS, READER_BATCH = 300, 4  # questions per step
-READER_RATE = 0.03  # at its highest; it falls to 0 in a straight line
-WARM_UP_STEPS = 10  # Adam's first steps are rough and yet of full length: the rate starts low
-STAND_IN_SHARE = 0.5  # of the training questions: their names become words without a meaning
-NUM_STAND_INS = 24
-ANSWER_LENGTH = 5  # words of an answer, its full stop included
+READER_STEPS = 300
+READER_BATCH = 4  # questions per step
+READER_RATE = 0.03  # learning rate at its highest; it falls to 0 in a straight line
+WARM_UP_STEPS = 10  # Adam's first steps are rough and yet of full length: start low
+STAND_IN_SHARE = 0.5  # share of training questions whose names are replaced
+NUM_STAND_INS = 24  # words that replace names
+ANSWER_LENGTH = 5  # words, the full stop included
 
-CLOSED_STEPS, CLOSED_BATCH, CLOSED_HIDDEN = 120, 32, 48  # the model that must know by heart
-CLOSED_RATE = 0.03  # falls to 0 in a straight line, too
+CLOSED_STEPS = 120  # training of the model without passages
+CLOSED_BATCH = 32  # questions per step
+CLOSED_RATE = 0.03  # it falls to 0 in a straight line, too
 
 # === THE PASSAGES AND THE QUESTIONS ===
 
@@ -85,29 +89,12 @@ CLOSED_RATE = 0.03  # falls to 0 in a straight line, too
 #     question                which money do people use in croatia
 #     answer                  its currency is kuna .
 #
-# The facts are of 2022. Two of them have changed since, and the edit at the end uses these.
+# In the code a passage has its country, kind and words; a question its country, relation, words,
+# right answer, and gold, the number of the passage to be found. The facts are of 2022. Two of them
+# have changed since, and the edit at the end of the run uses these.
 
-Facts = dict[str, dict[str, str]]  # facts["croatia"]["currency"] is "kuna"
 Pairs = list[tuple[list[str], list[str]]]  # the words of a passage and of a question, many times
 Windows = list[tuple[str, str, str]]  # a word, the word before it, and the one before that
-
-
-class Passage(NamedTuple):
-    """A text that can be found."""
-
-    country: str
-    kind: str  # "place" tells capital and continent, "life" currency and language
-    words: list[str]
-
-
-class Question(NamedTuple):
-    """A question with the number of the passage that answers it, and the right answer."""
-
-    country: str
-    relation: str
-    words: list[str]
-    gold: int
-    answer: list[str]
 
 
 # === SEARCH BY WORDS: BM25 ===
@@ -138,30 +125,26 @@ class BM25:
                 length = len(texts[number]) / mean_length
                 tf[number] = idf * count * (K1 + 1.0) / (count + K1 * (1.0 - B + B * length))
 
-    def scores(self, words: list[str]) -> dict[int, float]:
-        """Passage number -> score, for all passages that share a word with the question.
+    def search(self, words: list[str]) -> dict[int, float]:
+        """The passages that share a word with the question, the best first, with their scores.
 
         One of two passages of equal length has "lima": idf = ln(1 + 1.5 / 1.5) = ln 2.
-        >>> BM25([["lima", "in", "peru"], ["sol", "in", "peru"]]).scores(["lima", "?"])
+        >>> BM25([["lima", "in", "peru"], ["sol", "in", "peru"]]).search(["lima", "?"])
         {0: 0.6931471805599453}
         """
-        total: dict[int, float] = {}
+        scores: dict[int, float] = {}
         for word in words:
             for number, value in self.postings.get(word, {}).items():
-                total[number] = total.get(number, 0.0) + value
-        return total
-
-    def search(self, words: list[str]) -> list[int]:
-        """The passages that share a word with the question, the best first."""
-        scores = self.scores(words)
-        return sorted(scores, key=lambda number: -scores[number])
+                scores[number] = scores.get(number, 0.0) + value
+        return dict(sorted(scores.items(), key=lambda item: -item[1]))
 
 
 # === SEARCH BY VECTORS ===
 
 # "from which city is croatia governed" shares with "its capital is zagreb" no word but "is". So
 # every word gets a vector, a text the sum of its words' vectors scaled to length 1, and training
-# moves the vectors until questions lie close to the passages that answer them.
+# moves the vectors until questions lie close to the passages that answer them. (Real systems put
+# a transformer in the place of the sum: Karpukhin et al., 2020, took two BERTs.)
 #
 # Why should this work for a country that training never met? Its name keeps the random vector that
 # it started with, in the question and in the passages alike. Random vectors in many dimensions are
@@ -174,7 +157,8 @@ class TextEncoder:
 
     def __init__(self, words: list[str], rng: random.Random) -> None:
         self.row = {word: i for i, word in enumerate(words)}
-        # Small, so that trained words outgrow the untrained quickly.
+        # A compromise: with a smaller spread trained words drown the names, which keep theirs; a
+        # larger one takes longer to train.
         self.table = gaussian(len(words), DENSE_WIDTH, 0.3, rng)
 
     def encode(self, texts: list[list[str]]) -> Tensor:
@@ -197,40 +181,25 @@ def train_encoder(
     encoder: TextEncoder, passages: list[Passage], questions: list[Question], rng: random.Random
 ) -> None:
     """Move the vectors until the training questions find their passages."""
-    by_passage: dict[int, list[Question]] = {}
-    for question in questions:
-        by_passage.setdefault(question.gold, []).append(question)
+    golds = sorted({question.gold for question in questions})
     optimizer = SparseAdam([encoder.table])  # leaves words alone that the batch does not use
     for step in range(1, DENSE_STEPS + 1):
         # No passage twice in a batch, or a question would be told to avoid its own.
-        numbers = rng.sample(sorted(by_passage), DENSE_BATCH)
-        asked = encoder.encode([rng.choice(by_passage[number]).words for number in numbers])
+        numbers = rng.sample(golds, DENSE_BATCH)
+        batch = [rng.choice([q for q in questions if q.gold == number]) for number in numbers]
+        asked = encoder.encode([question.words for question in batch])
         found = encoder.encode([passages[number].words for number in numbers])
         loss = contrastive_loss(asked, found)
         loss.backward()
         optimizer.step(DENSE_RATE)
-        if step % 50 == 0:
-            print(f"step  {step:3d}/{DENSE_STEPS} | loss {loss.item():.4f}", flush=True)
-
-
-def search_vectors(
-    encoder: TextEncoder, passages: list[Passage], questions: list[Question]
-) -> list[list[int]]:
-    """For each question all passages, the closest first. Among millions one asks an approximate
-    index instead (faiss, HNSW), which compares with a small part of them.
-    """
-    vectors = encoder.encode([passage.words for passage in passages]).data
-    rankings = []
-    for query in encoder.encode([question.words for question in questions]).data:
-        cosines = [dot(query, vector) for vector in vectors]
-        rankings.append(sorted(range(len(passages)), key=lambda number: -cosines[number]))
-    return rankings
+        report_step(step, DENSE_STEPS, loss)
 
 
 # === BOTH SEARCHES: RANK FUSION ===
 
 # BM25 scores and cosines have no common scale, but ranks have: a passage scores 1 / (k + rank) in
 # each list. With a small k a first place weighs most; with a large k, to stand in both lists.
+# Fusion pays if the two lists make different mistakes, and the run counts which they make.
 
 
 def reciprocal_rank_fusion(rankings: list[list[int]], k: float) -> list[int]:
@@ -245,27 +214,35 @@ def reciprocal_rank_fusion(rankings: list[list[int]], k: float) -> list[int]:
     for ranking in rankings:
         for rank, number in enumerate(ranking, 1):
             scores[number] = scores.get(number, 0.0) + 1.0 / (k + rank)
-    return sorted(scores, key=lambda number: -scores[number])
+    return sorted(scores, key=scores.get, reverse=True)
+
+
+def search(
+    encoder: TextEncoder, passages: list[Passage], questions: list[Question], k: float
+) -> dict[str, list[list[int]]]:
+    """Search in three ways -> name of the search: for each question, passage numbers, best first.
+
+    The vectors of all passages are computed once. Each query is compared with all of them: among
+    millions one asks an approximate index instead (faiss, HNSW). 21 million passages of
+    Wikipedia in 768 numbers of 4 bytes take 65 GB; an inverted index is much smaller.
+    """
+    index = BM25([passage.words for passage in passages])
+    vectors = encoder.encode([passage.words for passage in passages]).data
+    queries = encoder.encode([question.words for question in questions]).data
+    found: dict[str, list[list[int]]] = {"BM25": [], "vectors": [], "both, fused": []}
+    for question, query in zip(questions, queries):
+        cosines = {number: dot(query, vector) for number, vector in enumerate(vectors)}
+        rankings = [list(index.search(question.words)), sorted(cosines, key=cosines.get)[::-1]]
+        rankings.append(reciprocal_rank_fusion(rankings, k))
+        for name, ranking in zip(found, rankings):
+            found[name].append(ranking)
+    return found
 
 
 def recall(rankings: list[list[int]], questions: list[Question], top: int = 1) -> float:
     """recall@top: the share of questions whose passage is among the first `top`."""
     hits = [question.gold in ranking[:top] for ranking, question in zip(rankings, questions)]
     return sum(hits) / len(hits)
-
-
-def search(
-    encoder: TextEncoder, passages: list[Passage], questions: list[Question]
-) -> tuple[list[list[int]], list[list[int]]]:
-    """Each question's rankings by words and by vectors."""
-    index = BM25([passage.words for passage in passages])
-    by_words = [index.search(question.words) for question in questions]
-    return by_words, search_vectors(encoder, passages, questions)
-
-
-def fuse(by_words: list[list[int]], by_vectors: list[list[int]], k: float) -> list[list[int]]:
-    """Rank fusion, question by question."""
-    return [reciprocal_rank_fusion(list(pair), k) for pair in zip(by_words, by_vectors)]
 
 
 # === READING: GENERATE A WORD OR COPY IT ===
@@ -404,15 +381,10 @@ def reader_loss(reader: Reader, examples: list[tuple[list[str], ...]]) -> Tensor
 
 
 def train_reader(
-    reader: Reader,
-    facts: Facts,
-    passages: list[Passage],
-    questions: list[Question],
-    rng: random.Random,
+    reader: Reader, passages: list[Passage], questions: list[Question], rng: random.Random
 ) -> None:
     """Teach the reader to answer training questions from the passages that answer them."""
     optimizer = Adam(reader.parameters(), betas=(0.9, 0.95))
-    recent_losses: list[float] = []
     for step in range(1, READER_STEPS + 1):
         start, *others = reader.embedding.data
         fresh = gaussian(NUM_STAND_INS, WIDTH, 1.0, rng).data
@@ -421,55 +393,58 @@ def train_reader(
         for question in rng.sample(questions, READER_BATCH):
             example = (passages[question.gold].words, question.words, question.answer)
             if rng.random() < STAND_IN_SHARE:
-                names = [question.country, *facts[question.country].values()]
-                rename = dict(zip(names, rng.sample(STAND_INS, len(names))))
+                rename = dict(zip(question.names, rng.sample(STAND_INS, len(question.names))))
                 example = tuple([[rename.get(w, w) for w in words] for words in example])
             examples.append(example)
         loss = reader_loss(reader, examples)
         loss.backward()
         warm_up = min(1.0, step / WARM_UP_STEPS)
         optimizer.step(READER_RATE * warm_up * (1.0 - (step - 1) / READER_STEPS))
-        recent_losses.append(loss.item())
-        if step % 50 == 0:
-            print(
-                f"step  {step:3d}/{READER_STEPS} | loss {sum(recent_losses) / 50:.4f}", flush=True
-            )
-            recent_losses.clear()
+        report_step(step, READER_STEPS, loss)
 
 
 # === ANSWERING ===
 
-# The likeliest word is written, five times. The source is read once.
+# The likeliest word is written, five times; the source is read once. The reader was never shown a
+# passage that does not answer the question, so it cannot have learned to say so.
 
 
 class Answer(NamedTuple):
-    """What the reader wrote, and how."""
+    """What the reader wrote; each list has one entry per word."""
 
     words: list[str]
-    confidence: float  # the probability of the whole answer: its words' probabilities multiplied
-    gates: list[float]  # for each word, the probability that it was generated
-    weights: list[list[float]]  # for each word, the attention on the source
+    probabilities: list[float]
+    gates: list[float]  # the probability that the word was generated, not copied
+    weights: list[list[float]]  # attention on the source
 
 
 def answer(reader: Reader, texts: Pairs) -> list[Answer]:
     """Answer (passage, question) pairs."""
     memory = reader.read(texts)
-    answers = [Answer([], 1.0, [], []) for _ in texts]
+    answers = [Answer([], [], [], []) for _ in texts]
     for _ in range(ANSWER_LENGTH):
         last = [windows([START, *said.words])[-1] for said in answers]
-        rows = reader.write(memory, last, list(range(len(texts))))
-        for i, (logits, (gate,), weights) in enumerate(zip(*[tensor.data for tensor in rows])):
-            generated = dict(zip(reader.generator, softmax_row(logits)))
-            g, said = sigmoid_of(gate), answers[i]
-            p = word_probabilities(g, generated, weights, memory.sources[i])
+        rows = [tensor.data for tensor in reader.write(memory, last, list(range(len(texts))))]
+        for said, source, logits, (u,), weights in zip(answers, memory.sources, *rows):
+            gate, generated = sigmoid_of(u), dict(zip(reader.generator, softmax_row(logits)))
+            p = word_probabilities(gate, generated, weights, source)
             word = max(p, key=p.get)
-            answers[i] = Answer(
-                said.words + [word],
-                said.confidence * p[word],
-                said.gates + [g],
-                said.weights + [weights],
-            )
+            for entries, entry in zip(said, (word, p[word], gate, weights)):
+                entries.append(entry)
     return answers
+
+
+class RAG(NamedTuple):
+    """The whole of it. A call searches both ways, fuses, and answers from the first passage."""
+
+    encoder: TextEncoder
+    reader: Reader
+    k: float
+
+    def __call__(self, passages: list[Passage], questions: list[Question]) -> list[Answer]:
+        found = search(self.encoder, passages, questions, self.k)["both, fused"]
+        texts = [(passages[r[0]].words, q.words) for r, q in zip(found, questions)]
+        return answer(self.reader, texts)
 
 
 # === MEASURING ===
@@ -494,15 +469,12 @@ class Score(NamedTuple):
 
 def score(questions: list[Question], numbers: list[int], answers: list[Answer]) -> Score:
     """Compare answers, given from the passages with these numbers, word for word with the truth."""
-    cells = Counter(
-        (number == question.gold, said.words == question.answer)
-        for question, number, said in zip(questions, numbers, answers)
-    )
-    found = cells[True, True] + cells[True, False]
-    right_if_found = cells[True, True] / max(found, 1)
-    right_if_not = cells[False, True] / max(len(questions) - found, 1)
-    right = cells[True, True] + cells[False, True]
-    return Score(found / len(questions), right_if_found, right_if_not, right / len(questions))
+    found = [number == question.gold for number, question in zip(numbers, questions)]
+    right = [said.words == question.answer for said, question in zip(answers, questions)]
+    cells = Counter(zip(found, right))
+    right_if_found = cells[True, True] / max(sum(found), 1)
+    right_if_not = cells[False, True] / max(len(found) - sum(found), 1)
+    return Score(sum(found) / len(found), right_if_found, right_if_not, sum(right) / len(right))
 
 
 def main() -> dict[str, object]:
@@ -515,29 +487,22 @@ def main() -> dict[str, object]:
     report_data(passages, training, tuning, test)
 
     print("\nTraining the vectors of the search")
-    words = sorted({w for text in [*passages, *training] for w in text.words})
+    words = sorted({word for text in [*passages, *training] for word in text.words})
     encoder = TextEncoder(words, rng)
     train_encoder(encoder, passages, training, rng)
-    # k is chosen on countries that the vectors were not trained on: the training questions they
-    # find without help, so there no k could show what BM25 is good for.
-    recalls = {k: recall(fuse(*search(encoder, passages, tuning), k), tuning) for k in K_CHOICES}
+    # k is chosen on countries that the vectors were not trained on. Training questions could not
+    # show what BM25 is good for: those the vectors find without it.
+    tried = {k: search(encoder, passages, tuning, k)["both, fused"] for k in K_CHOICES}
+    recalls = {k: recall(rankings, tuning) for k, rankings in tried.items()}
     k = max(recalls, key=recalls.get)
-    by_words, by_vectors = search(encoder, passages, test)
-    rankings = {
-        "BM25": by_words,
-        "vectors": by_vectors,
-        "both, fused": fuse(by_words, by_vectors, k),
-    }
-    own = recall(search(encoder, passages, training)[1], training)
+    rankings = search(encoder, passages, test, k)
+    own = recall(search(encoder, passages, training, k)["vectors"], training)
     report_search(rankings, passages, test, recalls, own)
 
-    print("\nTraining the reader, on right passages of training countries")
+    print("\nTraining the reader, on the right passages of the training countries")
     generator = sorted({word for question in training for word in question.answer})
     reader = Reader(words, generator, rng)
-    start = time.perf_counter()
-    train_reader(reader, facts, passages, training, rng)
-    print(f"time  training the reader took {time.perf_counter() - start:.1f} s")
-    print("\nTraining a model without passages on the same questions")
+    train_reader(reader, passages, training, rng)
     closed = closed_book(training, test, rng)
 
     numbers = {name: [ranking[0] for ranking in found] for name, found in rankings.items()}
@@ -547,17 +512,7 @@ def main() -> dict[str, object]:
     scores = {name: score(test, numbers[name], answers[name]) for name in numbers}
     report_scores(scores, closed, guess(training, test))
     report_attention(passages, test, numbers["both, fused"], answers["both, fused"])
-    wrong = numbers["a wrong one"], answers["a wrong one"]
-    copied = report_wrong(facts, passages, test, *wrong, answers["the right one"])
-
-    # One word of a passage is changed: the index is made anew, no weight is touched.
-    asked = [q for q in training + test if (q.country, q.relation) in EDITS]
-    edited = [passage._replace(words=edit(facts, passage)) for passage in passages]
-    said = []
-    for version in (passages, edited):
-        found = [r[0] for r in fuse(*search(encoder, version, asked), k)]
-        said.append(answer(reader, [(version[n].words, q.words) for n, q in zip(found, asked)]))
-    followed = report_edits(asked, *said)
+    copied = report_wrong(facts, passages, test, numbers["a wrong one"], answers)
 
     headline = {
         "hybrid_recall": scores["both, fused"].recall,
@@ -565,13 +520,19 @@ def main() -> dict[str, object]:
         "reader_accuracy": scores["the right one"].accuracy,
         "closed_book_accuracy": closed[1],
         "copied_when_wrong": copied,
-        "edits_followed": followed,
+        "edits_followed": edit_and_ask(RAG(encoder, reader, k), facts, passages, training + test),
     }
-    report_conclusion(headline, scores)
+    report_conclusion(headline, scores, guess(training, test))
     return {**headline, "details": {"k": k, "scores": scores, "closed_book_train": closed[0]}}
 
 
 # === APPENDIX: REPORT AND HELPERS ===
+
+
+def report_step(step: int, total: int, loss: Tensor) -> None:
+    """One line for every 50 steps."""
+    if step % 50 == 0:
+        print(f"step  {step:3d}/{total} | loss {loss.item():.4f}", flush=True)
 
 
 def gaussian(rows: int, columns: int, spread: float, rng: random.Random) -> Tensor:
@@ -615,10 +576,11 @@ def report_data(
     test: list[Question],
 ) -> None:
     """The facts before anything is learned."""
-    print(f"{len(passages)} passages about {len(passages) // 2} countries. Questions: ", end="")
-    print(f"{len(training)} for training, {len(tuning)} to choose k, {len(test)} for the test")
-    print("\nA question of the test and the passage that answers it:")
-    for question in test[-12::3]:
+    print(f"{len(passages)} passages about {len(passages) // 2} countries")
+    print(f"Questions: {len(training)} for training, {len(tuning)} to choose k, ", end="")
+    print(f"{len(test)} for the test, no country twice")
+    print("\nQuestions of the test, with the passages that answer them:")
+    for question in test[-11::3]:
         print(f"  {' '.join(question.words)} ?")
         print(f"    [{question.gold}] {' '.join(passages[question.gold].words)}")
 
@@ -632,17 +594,17 @@ def report_search(
 ) -> None:
     """One line for each search, with the kinds of its mistakes."""
     print("\nIs the right passage found? Test questions, countries that were never trained on")
-    print("search        first   in first 2     misses: wrong country   right country")
+    print("search       recall@1   recall@2   missed: wrong country   its other passage")
     for name, found in rankings.items():
         missed = [(r[0], q) for r, q in zip(found, test) if r[0] != q.gold]
         wrong_country = sum(passages[n].country != q.country for n, q in missed)
         print(
-            f"{name:<12}{recall(found, test):>7.3f}{recall(found, test, 2):>13.3f}"
-            f"{wrong_country:>24}{len(missed) - wrong_country:>16}"
+            f"{name:<12}{recall(found, test):>9.3f}{recall(found, test, 2):>11.3f}"
+            f"{wrong_country:>24}{len(missed) - wrong_country:>20}"
         )
-    print(f"On their own training questions the vectors find {own:.3f}.")
+    print(f"(On their training questions the vectors alone reach {own:.3f}.)")
     tried = "   ".join([f"{k}: {value:.3f}" for k, value in recalls.items()])
-    print(f"Fused, by k, on the tuning countries: {tried}")
+    print(f"recall@1 by k, tuning countries   {tried}")
 
 
 def report_scores(scores: dict[str, Score], closed: tuple[float, float], guessed: float) -> None:
@@ -669,12 +631,11 @@ def report_attention(
     """One answer, with the attention of each of its words on the source."""
     which = [i for i, q in enumerate(test) if (q.country, q.relation) in EDITS][1]
     said = answers[which]
-    print(f"\nFrom where {' '.join(said.words)!r} was taken: attention of each answer word (down)")
-    print(f"on the source, passage [{numbers[which]}] and question; @ is 1, blank 0")
+    print("\nAttention of each answer word on the source, one column each: blank 0 to @ 1")
     width = max(map(len, said.words)) + 2
     print(" " * 12 + "".join([f"{word:<{width}}" for word in said.words]).rstrip())
     gates = "".join([f"{g:<{width}.2f}" for g in said.gates]).rstrip()
-    print(f"{'generated':<12}{gates}")
+    print(f"{'gate':<12}{gates}")
     source = passages[numbers[which]].words + test[which].words
     for word, row in zip(source, transpose(said.weights)):
         marks = "".join([f"{mark:<{width}}" for mark in shade([row])[0][::2]])
@@ -686,35 +647,40 @@ def report_wrong(
     passages: list[Passage],
     test: list[Question],
     numbers: list[int],
-    answers: list[Answer],
-    right_answers: list[Answer],
+    answers: dict[str, list[Answer]],
 ) -> float:
-    """What the reader makes of a wrong passage -> the share of answers copied from it."""
-    copied = [
-        said.words[3:4] == [facts[passages[n].country][question.relation]]
-        for question, n, said in zip(test, numbers, answers)
-    ]
+    """What the reader makes of wrong passages -> the share of answers copied from them."""
+    print("\nHanded a passage of the right kind about another country, the reader says")
+    rows = list(zip(test, numbers, answers["a wrong one"]))
+    for question, n, said in rows[1::100]:
+        print(f"  {' '.join(question.words)} ?")
+        told = f"'{' '.join(said.words)}' from the passage on {passages[n].country}"
+        print(f"    {told}   p = {math.prod(said.probabilities):.2f}")
+    copied = [said.words[3] == facts[passages[n].country][q.relation] for q, n, said in rows]
     share = sum(copied) / len(copied)
-    print("\nHanded the same kind of passage about another country, the reader says")
-    for question, n, said in list(zip(test, numbers, answers))[1::100]:
-        print(f"  {' '.join(question.words)} ?   (true: {question.answer[3]})")
-        print(f"    [{n}] {' '.join(passages[n].words)}")
-        print(f"    -> {' '.join(said.words)}   confidence {said.confidence:.2f}")
-    sure, unsure = [
-        sum([said.confidence for said in group]) / len(group) for group in (right_answers, answers)
+    sure, misled = [
+        sum([math.prod(said.probabilities) for said in answers[name]]) / len(test)
+        for name in ("the right one", "a wrong one")
     ]
-    print(f"It copies the other country's fact in {share:.3f} of the cases. Its mean confidence")
-    print(
-        f"is {unsure:.2f}, with the right passage {sure:.2f}: it does not notice."
-        if unsure > sure - 0.05
-        else f"is {unsure:.2f}, with the right passage {sure:.2f}."
-    )
+    print(f"It copies the other country's fact in {share:.3f} of the cases. The mean probability")
+    print(f"of what it says is {misled:.2f}; with the right passage it is {sure:.2f}.")
     return share
+
+
+def edit_and_ask(
+    system: Callable, facts: Facts, passages: list[Passage], questions: list[Question]
+) -> float:
+    """Ask what EDITS will change, with the passages as they are and as edited; search and reader
+    keep all their weights -> the share of answers that say what the edit says.
+    """
+    asked = [q for q in questions if (q.country, q.relation) in EDITS]
+    edited = [passage._replace(words=edit(facts, passage)) for passage in passages]
+    return report_edits(asked, system(passages, asked), system(edited, asked))
 
 
 def report_edits(asked: list[Question], before: list[Answer], after: list[Answer]) -> float:
     """Answers before and after the edit -> the share that follows it."""
-    print("\nOne word of a passage is edited, the index is made anew, no weight is touched")
+    print("\nOne word of a passage is edited; search and reader keep all their weights")
     followed = []
     for question, old, new in zip(asked, before, after):
         wanted = EDITS[question.country, question.relation]
@@ -723,13 +689,24 @@ def report_edits(asked: list[Question], before: list[Answer], after: list[Answer
     return sum(followed) / len(followed)
 
 
-def report_conclusion(numbers: dict[str, float], scores: dict[str, Score]) -> None:
+def report_conclusion(numbers: dict[str, float], scores: dict[str, Score], guessed: float) -> None:
     """Say in words what the run has shown, whatever it has shown."""
-    product = numbers["hybrid_recall"] * numbers["reader_accuracy"]
-    print(
-        f"\nFound {numbers['hybrid_recall']:.3f} times read {numbers['reader_accuracy']:.3f} gives "
-        f"{product:.3f}; the whole chain answers {numbers['rag_accuracy']:.3f}."
-    )
+    found, read, right = [
+        numbers[key] for key in ("hybrid_recall", "reader_accuracy", "rag_accuracy")
+    ]
+    print(f"\nFound {found:.3f} x read {read:.3f} = {found * read:.3f}; ", end="")
+    print(f"the whole chain is right in {right:.3f}.")
+    best = max(scores["BM25"].recall, scores["vectors"].recall)
+    if found > best:
+        print(f"Fusing two searches finds more than the better of them ({best:.3f}).")
+    if numbers["closed_book_accuracy"] < guessed + 0.1:
+        print("The model without passages does no better than guessing: what it learned about")
+        print("40 countries says nothing about the others.")
+    if numbers["copied_when_wrong"] > 0.8:
+        print("The reader repeats what its passage says, true or not: a faithful answer is not")
+        print("a true one, and its own probability does not tell them apart.")
+    if numbers["edits_followed"] > 0.8:
+        print("What the passage says can be edited, and the answer follows.")
 
 
 # === APPENDIX: THE CLOSED-BOOK CONTROL ===
@@ -742,12 +719,13 @@ def closed_book(
     training: list[Question], test: list[Question], rng: random.Random
 ) -> tuple[float, float]:
     """Train on the training questions -> accuracy on them, and on the test questions."""
+    print("\nTraining a model without passages on the same questions")
     words = sorted({word for question in training + test for word in question.words})
     row = {word: i for i, word in enumerate(words)}
     facts = sorted({question.answer[3] for question in training})
     table = gaussian(len(words), WIDTH, 0.5, rng)
-    hidden = gaussian(CLOSED_HIDDEN, WIDTH, (2.0 / WIDTH) ** 0.5, rng)
-    head = gaussian(len(facts), CLOSED_HIDDEN, CLOSED_HIDDEN**-0.5, rng)
+    hidden = gaussian(2 * WIDTH, WIDTH, (2.0 / WIDTH) ** 0.5, rng)
+    head = gaussian(len(facts), 2 * WIDTH, (2 * WIDTH) ** -0.5, rng)
 
     def logits_of(questions: list[Question]) -> Tensor:
         bags = [[row[word] for word in question.words] for question in questions]
@@ -761,8 +739,7 @@ def closed_book(
         loss = cross_entropy(logits_of(batch), targets)
         loss.backward()
         optimizer.step(CLOSED_RATE * (1.0 - (step - 1) / CLOSED_STEPS))
-        if step % 40 == 0:
-            print(f"step  {step:3d}/{CLOSED_STEPS} | loss {loss.item():.4f}", flush=True)
+        report_step(step, CLOSED_STEPS, loss)
 
     def accuracy(questions: list[Question]) -> float:
         rows = logits_of(questions).data
@@ -866,35 +843,41 @@ def pointer_generator_loss(
     [1][1], in nats. g = sigmoid(gate); G = softmax(logits)[target], 0 if the target is None; C =
     the sum of the weights at the row's places, those where the target stands in the source.
     """
+    if any([target is None and not at for target, at in zip(targets, places)]):
+        raise ValueError("a target can be neither generated nor copied")
     count = len(targets)
-    g = [sigmoid_of(u) for (u,) in gate.data]
-    generated = [softmax_row(row) for row in logits.data]
-    big_g = [0.0 if target is None else row[target] for row, target in zip(generated, targets)]
-    big_c = [sum([row[i] for i in at]) for row, at in zip(weights.data, places)]
-    p = [gi * a + (1.0 - gi) * c for gi, a, c in zip(g, big_g, big_c)]
-    loss = -sum(map(log, p)) / count
+    copied = [sum([row[i] for i in at]) for row, at in zip(weights.data, places)]
+    log_ps, shares = [], []  # log p and r of every row
+    for row, (u,), c, target in zip(logits.data, gate.data, copied, targets):
+        # log(g G) and log((1 - g) C): in logarithms no small p is rounded to zero.
+        log_generated = log_copied = -math.inf
+        if target is not None:
+            log_generated = row[target] - log_sum_exp(row) - softplus(-u)
+        if c > 0.0:
+            log_copied = log(c) - softplus(u)
+        log_ps.append(log_sum_exp([log_generated, log_copied]))
+        shares.append(exp(log_generated - log_ps[-1]))
 
     # With r = g G / p, the generator's share of p:
-    #   d(-log p)/dz    = -(g / p) dG/dz = r (softmax(z) - onehot)     as in cross_entropy, times r
-    #   d(-log p)/du    = -g (1 - g) (G - C) / p = -(1 - g) r + g (1 - r) = g - r
+    #   d(-log p)/dz    = -(g / p) dG/dz = r (softmax(z) - onehot)      cross_entropy's, times r
+    #   d(-log p)/du    = -g (1 - g) (G - C) / p = g (1 - r) - (1 - g) r = g - r
     #   d(-log p)/da_i  = -(1 - g) / p      at the target's places, 0 elsewhere
     def pass_back(d_out: list[list[float]]) -> tuple:
         factor = d_out[0][0] / count
         d_logits, d_gate, d_weights = [], [], []
-        for i, target in enumerate(targets):
-            r = g[i] * big_g[i] / p[i]
-            d_row = [factor * r * probability for probability in generated[i]]
-            if target is not None:
-                d_row[target] -= factor * r
+        for n, (row, (u,), r) in enumerate(zip(logits.data, gate.data, shares)):
+            d_row = [factor * r * probability for probability in softmax_row(row)]
+            if targets[n] is not None:
+                d_row[targets[n]] -= factor * r
             d_logits.append(d_row)
-            d_gate.append([factor * (g[i] - r)])
-            d_copy = [0.0] * len(weights.data[i])
-            for place in places[i]:
-                d_copy[place] = -factor * (1.0 - g[i]) / p[i]
+            d_gate.append([factor * (sigmoid_of(u) - r)])
+            d_copy = [0.0] * len(weights.data[n])
+            for i in places[n]:
+                d_copy[i] = -factor * exp(-softplus(u) - log_ps[n])
             d_weights.append(d_copy)
         return d_logits, d_gate, d_weights
 
-    return Tensor([[loss]], (logits, gate, weights), pass_back)
+    return Tensor([[-sum(log_ps) / count]], (logits, gate, weights), pass_back)
 
 
 # === APPENDIX: THE FACTS AND THE WORDINGS ===
@@ -903,6 +886,7 @@ def pointer_generator_loss(
 
 START = "<start>"
 STAND_INS = [f"<{i}>" for i in range(NUM_STAND_INS)]
+Facts = dict[str, dict[str, str]]  # facts["croatia"]["currency"] is "kuna"
 
 # Croatia has had the euro since 2023, Bulgaria since 2026.
 EDITS = {("croatia", "currency"): "euro", ("bulgaria", "currency"): "euro"}
@@ -1005,6 +989,25 @@ def split_countries(facts: Facts, rng: random.Random) -> tuple[list[str], list[s
     return training, tuning, test
 
 
+class Passage(NamedTuple):
+    """A text that can be found."""
+
+    country: str
+    kind: str  # "place" tells capital and continent, "life" currency and language
+    words: list[str]
+
+
+class Question(NamedTuple):
+    """A question with the number of the passage that answers it, and the right answer."""
+
+    country: str
+    relation: str
+    words: list[str]
+    gold: int
+    answer: list[str]
+    names: list[str]  # the country and all its facts: what stand-ins replace
+
+
 def write_passages(facts: Facts, rng: random.Random) -> list[Passage]:
     """Two passages per country, shuffled so that a passage's number says nothing."""
     passages = [
@@ -1021,12 +1024,13 @@ def ask(facts: Facts, passages: list[Passage], countries: list[str]) -> list[Que
     number = {(passage.country, passage.kind): i for i, passage in enumerate(passages)}
     questions = []
     for country in countries:
+        names = [country, *facts[country].values()]
         for relation, patterns in QUESTION_PATTERNS.items():
             gold = number[country, "place" if relation in ("capital", "continent") else "life"]
             answer = f"its {relation} is {facts[country][relation]} .".split()
             for pattern in patterns:
                 words = pattern.format(country=country).split()
-                questions.append(Question(country, relation, words, gold, answer))
+                questions.append(Question(country, relation, words, gold, answer, names))
     return questions
 
 
@@ -1386,6 +1390,15 @@ def check_targets(logits: Tensor, targets: Sequence[int]) -> None:
         raise ValueError(f"{len(logits.data)} rows of logits but {len(targets)} targets")
     if not all(0 <= target < len(logits.data[0]) for target in targets):
         raise ValueError(f"a target is not one of the classes 0..{len(logits.data[0]) - 1}")
+
+
+def softplus(value: float) -> float:
+    """log(1 + exp(value)) of one number, written so that exp never sees a large positive one.
+
+    >>> round(softplus(0.0), 6), softplus(-800.0), softplus(800.0)
+    (0.693147, 0.0, 800.0)
+    """
+    return max(value, 0.0) + math.log1p(exp(-abs(value)))
 
 
 # === APPENDIX: OPTIMISER (common/optim.py; microoptimizer.py explains it) ===
