@@ -446,7 +446,7 @@ class RAG(NamedTuple):
     """The whole of it. A call searches both ways, fuses, and answers from the first passage.
 
     Lewis et al., 2020: p(y|x) = sum over passages z of p_search(z|x) p_reader(y|x, z), for the best
-    5 or 10 passages. Here the sum has one term, the passage found first.
+    few passages. Here the sum has one term, the passage found first.
     """
 
     encoder: TextEncoder
