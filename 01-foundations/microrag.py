@@ -357,10 +357,10 @@ class Reader:
         return linear(y, self.head), linear(y, self.gate), weights
 
 
-# The loss is -log p(next word). Nobody tells the gate when to copy. If g has the share r in p(w),
-# r = g * generated(w) / p(w), then the loss pulls g towards r (its slope before the sigmoid is
-# g - r, as an appendix derives): whichever part explained the word better is trusted more. A word that is not in the
-# fixed list has r = 0 and pulls the gate straight to copying.
+# The loss is -log p(next word). Nobody tells the gate when to copy. If generating has the share r
+# in p(w), r = g * generated(w) / p(w), then the loss pulls g towards r (its slope before the
+# sigmoid is g - r, as an appendix derives): whichever part explained the word better is trusted
+# more. A word that is not in the fixed list has r = 0 and pulls the gate straight to copying.
 
 
 def reader_loss(reader: Reader, examples: list[tuple[list[str], ...]]) -> Tensor:
@@ -861,10 +861,10 @@ def pointer_generator_loss(
     [1][1], in nats. g = sigmoid(gate); G = softmax(logits)[target], 0 if the target is None; C =
     the sum of the weights at the row's places, those where the target stands in the source.
     """
-    if any([target is None and not at for target, at in zip(targets, places)]):
-        raise ValueError("a target can be neither generated nor copied")
     count = len(targets)
     copied = [sum([row[i] for i in at]) for row, at in zip(weights.data, places)]
+    if any([target is None and c == 0.0 for target, c in zip(targets, copied)]):
+        raise ValueError("a target can be neither generated nor copied")
     log_ps, shares = [], []  # log p and r of every row
     for row, (u,), c, target in zip(logits.data, gate.data, copied, targets):
         # log(g G) and log((1 - g) C): in logarithms no small p is rounded to zero.

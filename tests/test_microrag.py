@@ -317,8 +317,9 @@ def test_the_pointer_generator_at_its_edges():
     assert loss([0.0], 0.0, [1.0], 0, [])[1][1] == [-0.5]
     # A weight that was rounded to zero still learns.
     assert loss([0.0], 0.0, [0.0, 1.0], 0, [0])[1][2] == [-1.0, 0.0]
-    with pytest.raises(ValueError, match="neither"):
-        loss([0.0], 0.0, [1.0], None, [])
+    for weights, at in (([1.0], []), ([0.0, 1.0], [0])):
+        with pytest.raises(ValueError, match="neither"):
+            loss([0.0], 0.0, weights, None, at)
 
 
 # === THE READER ===
