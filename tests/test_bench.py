@@ -546,11 +546,11 @@ def test_the_readmes_say_what_the_records_say() -> None:
 
 def test_a_table_that_was_changed_by_hand_is_noticed(tmp_path: Path) -> None:
     (tmp_path / "results").mkdir()
-    (tmp_path / "results" / "microgpt.txt").write_text("Nats per symbol 2.3\n", encoding="utf-8")
+    (tmp_path / "results" / "microgpt.txt").write_text("Invented names 2.3\n", encoding="utf-8")
     readme = tmp_path / "README.md"
     readme.write_text("<!-- bench:excerpt --><!-- /bench:excerpt -->\n", encoding="utf-8")
     assert not bench.rewrite_tables(tmp_path, [], engine=False)
-    assert "Nats per symbol 2.3" in readme.read_text(encoding="utf-8")
+    assert "Invented names 2.3" in readme.read_text(encoding="utf-8")
     assert not bench.rewrite_tables(tmp_path, [], engine=False, write=False)
     readme.write_text(readme.read_text(encoding="utf-8").replace("2.3", "2.1"), encoding="utf-8")
     assert bench.rewrite_tables(tmp_path, [], engine=False, write=False)

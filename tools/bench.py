@@ -556,8 +556,8 @@ def engine_table(record: dict) -> str:
     )
 
 
-# The paragraphs of microgpt's output that the README shows, by their first words.
-EXCERPT = ("Nats per symbol", "Invented names")
+# The paragraph of microgpt's output that the README shows, by its first words.
+EXCERPT = ("Invented names",)
 
 
 def excerpt(output: str, openings: Iterable[str] = EXCERPT) -> str:
