@@ -31,9 +31,6 @@ What is left out: images and convolutions, conditioning on a class, the many oth
 (Wasserstein, hinge, relativistic), and the derivation of the engine, which is microautograd's
 subject.
 
-A number marked [results: ...] is not from this run: it was recorded from a run with one thing
-changed, and stands in results/microgan.json under that key.
-
 Papers: Goodfellow et al., "Generative Adversarial Networks", 2014, arXiv:1406.2661. Mescheder,
 Geiger & Nowozin, "Which Training Methods for GANs do actually Converge?", 2018, arXiv:1801.04406
 (R1, and the game with two numbers). Metz et al., "Unrolled Generative Adversarial Networks",
@@ -66,15 +63,16 @@ WIDTH = 16  # units in each of the two hidden layers
 NEGATIVE_SLOPE = 0.2  # of leaky ReLU: no unit is ever without gradient
 BATCH_SIZE = 16  # real points, and generated points, per step
 NUM_STEPS = 800  # until the two GANs exchange their rules
-NUM_MORE_STEPS = 400  # after that
+NUM_MORE_STEPS = 600  # after that
 LEARNING_RATE = 0.02  # never lowered: a rate that falls to 0 stops any motion and hides it
 BETAS = (0.0, 0.99)  # no momentum: old gradients were for another opponent
 GAMMA = 0.1  # weight of the penalty
 GAMMAS = {"plain": (0.0, GAMMA), "penalty": (GAMMA, 0.0)}  # before and after the exchange
 AVERAGE_DECAY = 0.98  # points are drawn with generator weights averaged over some 50 steps
 
-NUM_POINTS = 1000  # points that are drawn to score a generator
+NUM_POINTS = 500  # points that are drawn to score a generator
 CHECK_EVERY = 50  # steps
+WINDOW = 4  # checks that are averaged: a single one is rather random
 REPORT_EVERY = 400  # steps
 
 # The game with two numbers.
@@ -430,26 +428,17 @@ def predicted_path(matrix: list[list[float]]) -> list[tuple[float, float]]:
 # the penalty were no more than help at the start, taking it away would do no harm. If the plain
 # game had spoiled its networks for good, the penalty could not mend them.
 #
-# Could something else explain the difference? Four other trainings, each the mean of three runs;
-# the numbers are modes covered after NUM_STEPS. The run below prints the same two for its rules.
-#
-#     half the learning rate, plain           5.67 [results: low_rate.modes_without]
-#     half the learning rate, with penalty    7.67 [results: low_rate.modes_with]
-#     minimax generator loss, plain           1.00 [results: minimax.modes_without]
-#     minimax generator loss, with penalty    7.83 [results: minimax.modes_with]
-#     weight decay of D in place of R1        4.83 [results: weight_decay.modes_with]
-#
-# So: smaller steps help the plain game, but not as much as the penalty. (The run below uses a rate
-# at which the difference is easy to see.) The generator's loss, much discussed since 2014, matters
-# a great deal without the penalty and hardly with it. And not everything that holds D back will do:
-# weight decay, at the best of seven strengths in a short search, falls behind.
+# Could something else explain the difference: a learning rate that is too high for the plain game,
+# the form of the generator's loss, or that any brake on the discriminator would do? Try them:
+# LEARNING_RATE = 0.01, the minimax loss in generator_loss, weight decay of D in place of R1.
 
 
 class Score(NamedTuple):
     """What a training has led to."""
 
     history: list[int]  # modes covered, every CHECK_EVERY steps
-    modes: float  # the mean of the last four checks: a single one is rather random
+    early_modes: float  # the mean of the first WINDOW checks
+    modes: float  # the mean of the last WINDOW checks
     share_near: float  # of the points at the end, near some mode
     distance: float  # energy distance of the points at the end to held-out real points
     points: list[list[float]]
@@ -464,12 +453,11 @@ def train(gan: GAN, gamma: float, num_steps: int, title: str) -> list[int]:
         if step % CHECK_EVERY == 0:
             points = gan.sample(NUM_POINTS, random.Random(SEED + step))
             history.append(mode_coverage(points)[0])
-        if step % REPORT_EVERY == 0:
-            loss = sum(losses[-REPORT_EVERY:]) / REPORT_EVERY
-            print(
-                f"step {step:4d}/{num_steps} | {title} | D loss {loss:.3f} | modes {history[-1]}",
-                flush=True,
-            )
+        if step % REPORT_EVERY == 0 or step == num_steps:
+            loss = sum(losses) / len(losses)
+            losses.clear()
+            modes = history[-1] if history else 0
+            print(f"step {step:4d}/{num_steps} | {title} D loss {loss:.3f} | modes {modes}")
     return history
 
 
@@ -481,12 +469,12 @@ def play_run(number: int, held_out: list[list[float]]) -> dict[str, Score]:
     for phase, num_steps in enumerate((NUM_STEPS, NUM_MORE_STEPS)):
         for gan, (name, gammas) in zip(gans, GAMMAS.items()):
             arm = name if phase == 0 else EXCHANGED[name]
-            history = train(gan, gammas[phase], num_steps, f"run {number} {arm:<7}")
+            history = train(gan, gammas[phase], num_steps, f"run {number} | {arm:<7}")
             points = gan.sample(NUM_POINTS, random.Random(SEED))
             share_near = mode_coverage(points)[1]
             distance = energy_distance(points, held_out)
-            modes = sum(history[-4:]) / len(history[-4:])
-            scores[arm] = Score(history, modes, share_near, distance, points)
+            early, late = [sum(part) / WINDOW for part in (history[:WINDOW], history[-WINDOW:])]
+            scores[arm] = Score(history, early, late, share_near, distance, points)
     return scores
 
 
@@ -512,12 +500,12 @@ def main() -> dict[str, object]:
     headline = {
         "modes_with": modes["penalty"],
         "modes_without": modes["plain"],
+        "modes_added": modes["added"],
+        "modes_removed": sum(run["removed"].early_modes for run in runs) / NUM_RUNS,
         "distance_ratio": distances["plain"] / distances["penalty"],
-        "added_ratio": distances["plain"] / distances["added"],
-        "removed_ratio": distances["removed"] / distances["penalty"],
         "two_number_error": report_two_numbers(),
     }
-    report_conclusion(headline, distances)
+    report_conclusion(headline, distances, modes["removed"])
     details = {"modes": modes, "distances": distances, "floor": floor, "runs": runs}
     return {**headline, "details": details}
 
@@ -527,7 +515,7 @@ def main() -> dict[str, object]:
 ARMS = {
     "plain": "plain",
     "penalty": "with penalty",
-    "added": "plain, then penalty added",
+    "added": "plain, penalty added",
     "removed": "penalty, then removed",
 }
 EXCHANGED = {"plain": "added", "penalty": "removed"}
@@ -551,7 +539,7 @@ def report_scores(
     held_out: list[list[float]],
 ) -> dict[str, float]:
     """One line per kind of points -> the energy distance of each (floor: the largest)."""
-    print("\nModes covered: mean of the last four checks. The rest: last step, mean of runs.")
+    print(f"\nModes covered: mean of the last {WINDOW} checks. The rest: last step, mean of runs.")
     heads = "".join([f"{f'run {number}':>7}" for number in range(1, len(runs) + 1)])
     print(f"{'':<26}{heads}   near a mode   energy distance")
 
@@ -570,6 +558,8 @@ def report_scores(
             for values in zip(*[(run[arm].share_near, run[arm].distance) for run in runs])
         ]
         show(title, [run[arm].modes for run in runs], share_near, distances[arm])
+    early = "".join([f"{run['removed'].early_modes:7.2f}" for run in runs])
+    print(f"{f'  its first {WINDOW * CHECK_EVERY} steps':<26}{early}")
     return distances
 
 
@@ -625,21 +615,22 @@ def report_two_numbers() -> float:
     return worst
 
 
-def report_conclusion(headline: dict[str, float], distances: dict[str, float]) -> None:
+def report_conclusion(
+    headline: dict[str, float], distances: dict[str, float], removed_late: float
+) -> None:
     """Say in words what the run has shown, whatever it has shown."""
     with_it, without = headline["modes_with"], headline["modes_without"]
     verdict = "more" if with_it > without else "not more"
     print(f"\nWith the penalty the GAN covers {verdict} of the {NUM_MODES} modes than without it:")
     print(f"{with_it:.1f} against {without:.1f}.")
-    plain, penalty = distances["plain"], distances["penalty"]
-    added, removed = distances["added"], distances["removed"]
-    if plain > distances["blob"]:
-        print("By energy distance the plain GAN is further from the data than one Gaussian: sharp")
-        print("points near some clusters do not make up for the clusters that are missing.")
-    if added < plain and removed > penalty:
-        print(f"Added later, the penalty takes the distance from {plain:.3f} to {added:.3f}. Taken")
-        print(f"away, it lets it go from {penalty:.3f} to {removed:.3f}: the penalty is needed to")
-        print("get there, and to stay there.")
+    if distances["plain"] > distances["blob"]:
+        print("By energy distance the plain GAN is further from the data than one Gaussian:")
+        print("sharp points near some clusters do not make up for the clusters that are missing.")
+    added, removed = headline["modes_added"], headline["modes_removed"]
+    if added > without and removed < with_it:
+        print(f"Added later, the penalty still leads from {without:.1f} to {added:.1f} modes.")
+        print(f"Taken away, {with_it:.1f} modes become {removed:.1f} in the steps that follow, and")
+        print(f"{removed_late:.1f} at the end.")
     print(
         "In the game with two numbers every distance came out as predicted, to "
         f"{headline['two_number_error']:.1%}."
