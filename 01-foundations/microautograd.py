@@ -17,8 +17,8 @@ garbage collector or to arithmetic. Then the second engine trains a network that
 digits. All scripts of this collection carry that engine.
 
 In the code    In the papers        Meaning                                           Shape
-grad           adjoint, v-bar       derivative of the result by this node's data      as data
-local_grads    dv_j / dv_i          slope of each edge: derivative by each parent     a float each
+grad           adjoint, v-bar       derivative of the result by the node's data       as data
+local_grads    d(node)/d(parent)    slope of each edge: derivative by one parent      a float each
 pass_back      VJP, pullback        gradient of an output in, of its parents out      as parents
 order          tape, Wengert list   every node after its parents                      list
 x              x                    rows: one for each image of the batch             [N][in]
@@ -28,6 +28,9 @@ logits         z                    ten scores for each image; softmax(z) = p   
 
 Left out: derivatives of derivatives, operations that change data in place, broadcasting (shapes
 must match), and recomputing instead of storing (microcheckpoint.py).
+
+A number marked [results: key] is not from this run: it was recorded from a run with one thing
+changed, and stands in results/microautograd.json under that key.
 
 Papers: Linnainmaa, "Taylor expansion of the accumulated rounding error", 1976 (the algorithm is in
 his thesis of 1970). Rumelhart, Hinton & Williams, "Learning representations by back-propagating
@@ -56,11 +59,11 @@ from pathlib import Path
 # === CONSTANTS ===
 
 SEED = 42
-NUM_TRAIN = 1437  # images to learn from; the other 360 are new handwriting
+NUM_TRAIN = 1437  # images to learn from; the other 360 are mostly by other writers
 NUM_HIDDEN = 32  # the network is 64 pixels, 32 hidden units, 10 classes
 BATCH_SIZE = 16  # images per step; a larger batch makes the first engine slower still
-STEP_H = 1e-5  # h of the central difference: larger bends, smaller drowns in rounding
-NUM_CHECKED = 40  # derivatives checked so, as many in each of the four matrices
+STEP_H = 1e-5  # larger, and the loss bends within it; smaller, and one sees rounding
+NUM_CHECKED = 40  # derivatives checked in this way, ten in each of the four matrices
 LOCK_STEPS = 5  # steps of training that both engines take side by side
 LOCK_RATE = 0.1  # step size of these: plain gradient descent
 NUM_EPOCHS = 15  # passes through the training images, second engine alone
@@ -69,10 +72,9 @@ RACE_ROUNDS = 5  # times are the best of so many: the least disturbed one
 
 # === FINITE DIFFERENCES: THE METHOD TO BEAT ===
 
-# The loss is the network's error as one number. How does it change if one of the network's numbers
-# grows a little? One can try it: (f(x + h) - f(x - h)) / 2h. That needs no calculus and works for
-# any smooth function, so it is the check on all that follows. But it runs the network twice for
-# each of its 2,410 numbers, and subtracts two losses that are nearly equal, which loses digits.
+# How does the loss change if one of the network's numbers grows a little? One can try it:
+# (f(x + h) - f(x - h)) / 2h. That needs no calculus, so it is the check on all that follows. But it
+# runs the network twice for each of 2,410 numbers, and subtracts nearly equal losses.
 
 
 def central_difference(loss: Callable[[], float], parameter: Tensor, i: int, j: int) -> float:
@@ -95,9 +97,9 @@ def central_difference(loss: Callable[[], float], parameter: Tensor, i: int, j: 
 # rest: along a path of edges slopes multiply, and where several paths lead from a number to the
 # result, they add. d = a * b + a at a = 2, b = 3 has two paths from a: b * 1 and 1, so 3 + 1 = 4.
 #
-# This is not symbolic differentiation: no formula for the derivative of the whole is ever written,
-# and loops and branches do not matter, since only the steps that were really taken are in the
-# graph. Nor is it a finite difference: nothing is moved, and the slopes are exact.
+# This is not symbolic differentiation: no formula for the whole is ever written, and loops and
+# branches do not matter, since only steps that were really taken are in the graph. Nor is it a
+# finite difference: nothing is moved, and the slopes are exact.
 
 
 class Value:
@@ -136,10 +138,10 @@ class Value:
         return Value(log(self.data), (self,), (1.0 / self.data,))
 
     def backward(self) -> None:
-        """Add d(self)/d(node) to .grad of every node that self was made from. Once per graph."""
-        # Topological order: a node is listed after all of its parents. It is put back on the
-        # stack below them, and listed when it comes up again. A recursive function would be
-        # shorter, but Python's call stack ends at a depth of about 1,000.
+        """Give every node that self was made from its d(self)/d(node). Once per graph."""
+        # Topological order: a node is listed after all of its parents. A node that is taken off
+        # the stack for the first time goes back, marked, with its parents on top of it; when it
+        # comes up again, they are all listed. (Recursion would overflow on a long chain of nodes.)
         order, visited, stack = [], set(), [(self, False)]
         while stack:
             node, parents_are_listed = stack.pop()
@@ -160,16 +162,16 @@ class Value:
 #
 #     b = a + a; c = b + b          c is 4a: the gradient of a is 4
 #
-# Suppose that a node passes on its gradient whenever something arrives. c sends 1 to b over each
-# of two edges: b holds 2. b sends 2 to a over each of two edges: a holds 4. But b is due a second
-# time, since c reached it twice. It still holds 2 and sends it to a twice again: a ends with 8,
-# which is wrong. To pass on only what is new would be right, but it would follow each path
-# separately, and n doublings have 2^n paths. In reverse topological order a node is visited once,
-# after everything that was computed from it: by then its gradient is complete.
+# Suppose that nodes are served first come, first served: whoever receives something stands in a
+# queue, and sends on all that it holds when it is served. c is served: b receives 1 twice, holds 2,
+# and stands in the queue twice. b is served: a receives 2 twice and holds 4. b is served again,
+# still holds 2, and a ends with 8, which is wrong. To send on only what is new would be right, but
+# it would follow each path separately, and n doublings have 2^n paths. In reverse topological order
+# a node is visited once, after all that was computed from it: by then its gradient is complete.
 
 
-def backward_without_order(root: Value) -> None:
-    """The obvious order, which is wrong: pass a gradient on as soon as it changes."""
+def backward_by_queue(root: Value) -> None:
+    """A queue instead of an order, which is wrong: each arrival makes a node send all it holds."""
     root.grad = 1.0
     waiting = [root]
     while waiting:
@@ -186,15 +188,14 @@ def backward_without_order(root: Value) -> None:
 # 2,048 weights, 1,048,576 slopes, and all but 64 in each row are zero. Nobody writes that down.
 # backward() only needs the gradient of the outputs *times* the Jacobian, the vector-Jacobian
 # product, and for each operation that is a short formula in matrices: its pass_back. All else
-# stays: the same order, the same sums. Two things are new, both to save memory. A pass_back is
-# given the gradient instead of reading it from its own tensor: so no tensor is part of a reference
-# cycle, and a graph is freed the moment it is dropped. And backward() takes the graph apart as it
-# goes, since what fills the memory in training are the results of the forward pass (the
-# activations), which must be kept until backward() has used them.
+# stays: the same order, the same sums. Since a pass_back is a function, a tensor could become a
+# reference cycle: a function that refers to its own tensor. So it gets the gradient as an argument.
+# And backward() takes the graph apart as it goes: what fills the memory in training are results of
+# the forward pass (activations: linear needs its input again, relu its output), kept until used.
 #
-# In production: PyTorch keeps the same graph in C++ (look at loss.grad_fn). JAX traces a function
-# into a program, and derives the backward program from it (jax.vjp, jax.grad). torch.compile has
-# AOTAutograd write out forward and backward together, when the function is first called.
+# In production: PyTorch keeps a graph of the operations, in C++ (loss.grad_fn). JAX traces a
+# function into a program, and derives the backward program from it (jax.vjp, jax.grad).
+# torch.compile has AOTAutograd trace and compile forward and backward together.
 
 
 class Tensor:
@@ -348,9 +349,10 @@ def relu(x: Tensor) -> Tensor:
 
 # Softmax turns logits z into probabilities p; the loss is -log of the one that the right class
 # got. Both in one operation have the gradient p - onehot: for z = (ln 3, 0), p = (3/4, 1/4), and
-# if the second class was right, d_z = (3/4, -3/4). The parts taken singly would multiply 1/p by p:
-# where p was rounded to 0 that fails, and together it cannot (torch.nn.functional.cross_entropy
-# takes logits for the same reason).
+# if the second class was right, d_z = (3/4, -3/4). Taken singly, -log has the slope -1/p, and
+# softmax has slopes with p as a factor; on paper the p cancel. In floats p may be exactly 0: for
+# z = (1000, 0), second class right, the logarithm fails. In one operation the loss is 1000 and d_z
+# is (1, -1). (torch.nn.functional.cross_entropy takes logits for the same reason.)
 
 
 def cross_entropy(logits: Tensor, targets: Sequence[int]) -> Tensor:
@@ -392,7 +394,7 @@ def number_loss(numbers: list, images: list[list[float]], labels: list[int]) -> 
         hidden = [sum(map(mul, row, image), start=b).relu() for row, b in zip(weight_1, bias_1)]
         logits = [sum(map(mul, row, hidden), start=b) for row, b in zip(weight_2, bias_2)]
         # The largest logit is taken off: it cancels in the softmax, and exp cannot overflow.
-        largest = Value(-max([z.data for z in logits]))
+        largest = Value(-max([z.data for z in logits]))  # a constant, but + takes only Values
         shifted = [z + largest for z in logits]
         first, *others = [z.exp() for z in shifted]
         losses.append(sum(others, start=first).log() + shifted[label] * -1.0)
@@ -413,8 +415,10 @@ def matrix_loss(parameters: list[Tensor], images: list, labels: list[int]) -> Te
 
 # === THE SAME GRADIENTS ===
 
-# The engines share no line of arithmetic, so a wrong rule in one of them would show. The central
-# differences know no rules at all, and would show an error that both had made.
+# The engines share no rule for a derivative, so a wrong one in either would show. The central
+# differences know no rules at all: where they are tried, an error that both made would show. Why
+# so careful? A wrong gradient often still learns. With ReLU's slope left out of pass_back the
+# network reads 88.3% [results: relu_slope_one.test_accuracy] of the test digits.
 
 
 def train_in_lock_step(
@@ -433,8 +437,9 @@ def train_in_lock_step(
         steps.append((number.data, matrix.item(), difference))
         # backward() has changed no parameter: it is this step that trains. It also clears the
         # gradients, since backward() adds to what is there. That is a convention, not mathematics:
-        # it allows a large batch to be processed in parts, but whoever forgets to clear follows
-        # the gradients of old batches too (optimizer.zero_grad() in PyTorch).
+        # it allows a large batch to be processed in parts, but whoever forgets to clear
+        # (optimizer.zero_grad() in PyTorch) follows the gradients of all old batches too: Adam
+        # would below end at 49.7% [results: adam_never_cleared.test_accuracy].
         descend(numbers, parameters)
     return steps, largest_difference(numbers, parameters, "data")
 
@@ -442,23 +447,22 @@ def train_in_lock_step(
 # === THE RACE ===
 
 # What makes one node per number slow is not the arithmetic but what comes with it: for each
-# multiplication Python makes an object and two tuples, finds the node's place in the order, visits
-# it, and frees it. A hidden cost is the cyclic garbage collector. It runs whenever many more
-# objects have been made than freed, and searches the living ones for reference cycles, which
-# reference counting cannot free. While a graph is built, nothing but living objects is made: they
-# are searched again and again, and there is no cycle among them. So here the collector can be
-# switched off. (In micrograd it cannot: each node keeps a closure that refers to that node, so
-# every node is a cycle, and without the collector nothing would be freed.)
+# product, and again for each sum, Python makes an object and two tuples, finds the node's place in
+# the order, visits it, and frees it. A hidden cost is the cyclic garbage collector. It runs
+# whenever many more objects have been made than freed, and searches living ones (new ones often,
+# old ones more rarely) for reference cycles. While a graph is built it runs again and again, and
+# finds none. So it can be switched off here, with no effect on the results. (In micrograd it
+# cannot: there each node keeps a closure that refers to that node.)
 #
-# One could object that the second engine only wins because its dot products run in C. So it also
-# races with a Python loop in place of dot: what remains is the gain of having fewer nodes.
+# Does the second engine only win because its dot products run in C? It also races with a Python
+# loop in place of dot: what remains is mostly the gain of having fewer nodes.
 #
-# The run also compares three ways to get all derivatives. Forward mode carries slopes along with
-# the numbers, from one input to all results: one pass for each input. Reverse mode carries them
-# back, from one result to all inputs: one pass for each result. A loss is one number that depends
-# on thousands, so reverse mode is the right one. However many they are, the backward pass costs
-# no more than a few forward passes, since each edge is used once in each direction (the cheap
-# gradient principle).
+# The run also prints what three ways to all derivatives take (forward mode is not built here). Let
+# J be the Jacobian of the whole program, results by inputs. Forward mode carries slopes along from
+# one input: a column of J in each pass. Reverse mode carries them back from one result: a row. A
+# loss is one number that depends on thousands, so J is one long row, and reverse mode has it in
+# one pass. That costs no more than a few forward passes, since each edge is used once in each
+# direction (the cheap gradient principle).
 
 
 def race(
@@ -480,7 +484,7 @@ def race(
     times["matrix"] = milliseconds(by_matrix)
     times["matrix, forward only"] = milliseconds(forwards[1])
     kept = dot
-    globals()["dot"] = dot_in_a_loop
+    globals()["dot"] = dot_in_a_loop  # linear looks it up at each call
     times["matrix, loop in Python"] = milliseconds(by_matrix)
     globals()["dot"] = kept
     gc.enable()
@@ -489,8 +493,8 @@ def race(
 
 # === TRAINING, AND READING DIGITS ===
 
-# Nothing more is needed to learn: loss, backward, step. The step is Adam's, which is gradient
-# descent with a step size of its own for each number (microoptimizer.py).
+# To learn takes a loss, backward, and a step. The step is Adam's: along a running mean of the
+# gradients, with a step size of its own for each number (microoptimizer.py).
 
 
 def train(parameters: list[Tensor], training: tuple, test: tuple, rng: random.Random) -> None:
@@ -544,8 +548,9 @@ def main() -> dict[str, object]:
 
 
 def new_parameters(rng: random.Random) -> list[Tensor]:
-    """Four matrices: [32][64], [1][32], [10][32], [1][10]. Weights are drawn so that sums of 64 and
-    of 32 products come out of size 1 (He et al., 2015); biases start at 0.
+    """Four matrices: [32][64], [1][32], [10][32], [1][10]. Weights start at random, else all hidden
+    units would stay alike; a spread of sqrt(2 / inputs) keeps the size of the sums about the same
+    from one ReLU layer to the next (He et al., 2015, arXiv:1502.01852). Biases start at 0.
     """
     sizes = (64, NUM_HIDDEN, 10)
     parameters = []
@@ -681,14 +686,14 @@ def report_toys() -> dict[str, float]:
 def report_order() -> dict[str, float]:
     """The counterexample for the order of visits, and sixty doublings."""
     gradients = []
-    for backward in (Value.backward, backward_without_order):
+    for backward in (Value.backward, backward_by_queue):
         a = Value(1.0)
         b = a + a
         backward(b + b)
         gradients.append(a.grad)
     print("\nb = a + a, c = b + b, so c = 4a. The gradient that reaches a,")
-    print(f"  if each node waits until its own is complete:  {gradients[0]:g}")
-    print(f"  if each node passes on at once what it holds:  {gradients[1]:g}")
+    print(f"  if each node waits until its own is complete:       {gradients[0]:g}")
+    print(f"  if every arrival makes a node send all that it has: {gradients[1]:g}")
     start = top = Value(1.0)
     for _ in range(60):
         top = top + top
@@ -696,7 +701,7 @@ def report_order() -> dict[str, float]:
     verdict = "is" if start.grad == 2.0**60 else "should be"
     print(f"60 doublings have 2^60 paths, but {count_nodes(top)} nodes, each visited once:")
     print(f"  the gradient {start.grad:,.0f} {verdict} 2^60")
-    return {"complete": gradients[0], "at_once": gradients[1], "doublings": start.grad}
+    return {"complete": gradients[0], "by_queue": gradients[1], "doublings": start.grad}
 
 
 def report_agreement(
@@ -705,10 +710,12 @@ def report_agreement(
     """The engines side by side, one line per step."""
     total = sum(len(p.data) * len(p.data[0]) for p in parameters)
     print(
-        f"\nA network of {total:,} numbers reads batches of {BATCH_SIZE} digits. The loss by both"
+        f"\nA network of {total:,} numbers reads batches of {BATCH_SIZE} digits, in both engines."
     )
-    print(f"engines, and the largest difference between any two of their {total:,} gradients:")
-    print("step   one node per number   one node per matrix   gradients differ by")
+    print(
+        f"The loss, and the largest difference between the engines over all {total:,} derivatives:"
+    )
+    print("step   one node per number   one node per matrix    largest difference")
     for step, (number, matrix, gradients) in enumerate(steps, 1):
         print(f"{step:4d}{number:22.15f}{matrix:22.15f}{gradients:22.1e}")
     print(f"After {len(steps)} steps the {total:,} numbers differ by at most {difference:.1e}.")
@@ -738,9 +745,9 @@ def report_race(
     seconds = 2 * total * forward / 1000.0
     print(f"\nThree ways to {total:,} derivatives       runs forward   runs backward")
     print(f"central differences, two per number{2 * total:>15,}{0:>16}")
-    print(f"forward mode, from each number{total:>20,}{0:>16}")
+    print(f"forward mode, once per number{total:>21,}{0:>16}")
     print(f"reverse mode, from the loss{1:>23}{1:>16}")
-    print(f"time  a run forward takes {forward:.2f} ms; central differences: {seconds:.1f} s")
+    print(f"time  a run forward: {forward:.2f} ms; central differences would take {seconds:.1f} s")
     print(f"time  forward and backward together cost {times['matrix'] / forward:.1f} runs forward")
 
 
@@ -768,7 +775,7 @@ def report_digits(parameters: list[Tensor], images: list[list[float]], labels: l
 def report_conclusion(numbers: dict[str, float], times: dict[str, float]) -> None:
     """Say in words what the run has shown, whatever it has shown."""
     largest = max(numbers["grad_max_diff"], numbers["lockstep_max_diff"])
-    verdict = "rounding, and nothing else" if largest <= 1e-10 else "one of them is wrong"
+    verdict = "no more than rounding" if largest <= 1e-10 else "one of them is wrong"
     print(f"\nThe network reads {numbers['test_accuracy']:.1%} of the test digits; guessing, 10%.")
     print(f"The engines never differed by more than {largest:.0e}: {verdict}.")
     print(
@@ -779,9 +786,7 @@ def report_conclusion(numbers: dict[str, float], times: dict[str, float]) -> Non
         for name in ("number, collector on", "number", "matrix, loop in Python")
     ]
     print(f"time  It took {off:.0f} times as long, and {on:.0f} times with the collector on.")
-    print(
-        f"time  Of {off:.0f}, the loop in C gives {loop:.1f} times, fewer nodes {off / loop:.0f}."
-    )
+    print(f"time  {off:.0f} is {off / loop:.0f} * {loop:.1f}: fewer nodes, and dot looping in C.")
 
 
 # === APPENDIX: ENGINE (common/engine.py; microautograd.py derives it) ===

@@ -69,8 +69,9 @@ def pack(
 class CountTable:
     """Predict the next symbol from counts of what followed the last few symbols.
 
-    Interpolated Kneser-Ney smoothing with one discount: Chen & Goodman, "An Empirical Study of
-    Smoothing Techniques for Language Modeling", 1998.
+    Interpolated Kneser-Ney smoothing with one discount: Kneser & Ney, "Improved Backing-off for
+    M-gram Language Modeling", 1995; Chen & Goodman, "An Empirical Study of Smoothing Techniques
+    for Language Modeling", 1998.
     """
 
     def __init__(self, sequences: Sequence[Sequence[int]], order: int, discount: float) -> None:
@@ -79,13 +80,14 @@ class CountTable:
         self.counts: defaultdict[tuple[int, ...], Counter[int]] = defaultdict(Counter)
         for sequence in sequences:
             for i in range(1, len(sequence)):
-                for length in reversed(range(min(order, i + 1))):
+                longest = min(order - 1, i)
+                for length in range(longest, -1, -1):
                     followers = self.counts[tuple(sequence[i - length : i])]
                     followers[sequence[i]] += 1
-                    # Only the first meeting of a symbol in a context is told to the next shorter
-                    # context, which so counts in how many different longer contexts the symbol
-                    # was met. A letter that came fifty times, but always after the same letter,
-                    # is no likely guess after another. This is Kneser and Ney's idea.
+                    # A shorter context hears of a symbol only when it is new to the longer one. So
+                    # its count says in how many *different* longer contexts the symbol came. A
+                    # letter that came fifty times, but always after the same letter, is not a
+                    # likely guess after another. This is Kneser and Ney's idea.
                     if followers[sequence[i]] > 1:
                         break
 
@@ -115,7 +117,9 @@ class CountTable:
 class GPT:
     """A transformer with one block. What it knows is in nine matrices, which start out random.
 
-    Radford et al., "Language Models are Unsupervised Multitask Learners" (GPT-2), 2019.
+    Radford et al., "Language Models are Unsupervised Multitask Learners" (GPT-2), 2019, but with
+    RMSNorm for LayerNorm, ReLU for GELU, no biases, and a head of its own (GPT-2 uses the token
+    embedding once more).
     """
 
     def __init__(self, num_symbols: int, context: int, width: int, rng: random.Random) -> None:
@@ -139,26 +143,26 @@ class GPT:
     def forward(self, ids: Sequence[int], positions: Sequence[int], attend: Callable) -> Tensor:
         """N symbols and their places -> logits [N][num_symbols]: a score for each next symbol.
 
-        attend(q, k, v) lets each row read rows of its past. It is the only step in which rows
-        meet: everything else treats each row by itself.
+        attend(q, k, v) lets each row read itself and rows of its past; which ones is decided there,
+        so causality is too. It is the only step in which rows meet.
         """
         # A symbol's vector says what it is, a place's vector where it stands. Their sum starts
-        # out small (entries of 0.08 * sqrt(2) = 0.11); normed, each row has entries of size 1, and
-        # every symbol weighs alike against what attention and the MLP are about to add.
+        # out small (entries of 0.08 * sqrt(2) = 0.11). Normed, every row has a root mean square of
+        # 1, so what attention and the MLP add later has the same relative size for every symbol.
         x = embedding(self.token_embedding, ids) + embedding(self.position_embedding, positions)
         x = rms_norm(x)
 
         # x is the residual stream. Attention and the MLP each read a normed copy of it and *add*
         # what they found, so on the way back the sum hands every gradient on unweakened. The norm
-        # stands before each part (pre-norm), off that path; the first Transformer put it after
-        # the sum, on the path, and deep ones then needed a careful warm-up to train at all.
-        h = rms_norm(x)
-        found = attend(linear(h, self.query), linear(h, self.key), linear(h, self.value))
-        x = x + linear(found, self.attention_out)
+        # stands before each part (pre-norm), off that path. The first Transformer put it after the
+        # sum, on the path, and was hard to train without warm-up (Xiong et al., arXiv:2002.04745).
+        normed = rms_norm(x)
+        q, k, v = [linear(normed, weight) for weight in (self.query, self.key, self.value)]
+        x = x + linear(attend(q, k, v), self.attention_out)
 
         # The MLP works on each row alone: what attention has gathered is combined here.
-        h = rms_norm(x)
-        x = x + linear(relu(linear(h, self.mlp_in)), self.mlp_out)
+        normed = rms_norm(x)
+        x = x + linear(relu(linear(normed, self.mlp_in)), self.mlp_out)
 
         # GPT-2 and its heirs norm once more before the head, since a stream to which dozens of
         # blocks have added has grown. After one block the head can learn the size it gets.

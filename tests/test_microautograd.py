@@ -289,14 +289,14 @@ def test_sixty_doublings_and_the_order_that_is_wrong():
     top.backward()
     assert (start.grad, script.count_nodes(top)) == (2.0**60, 61)
     gradients = []
-    for backward in (Value.backward, script.backward_without_order):
+    for backward in (Value.backward, script.backward_by_queue):
         a = Value(1.0)
         b = a + a
         backward(b + b)
         gradients.append(a.grad)
     assert gradients == [4.0, 8.0]
     a = Value(3.0)
-    script.backward_without_order(((a * 2.0).exp() * 0.5).log())  # where no node is used twice
+    script.backward_by_queue(((a * 2.0).exp() * 0.5).log())  # where no node is used twice
     assert a.grad == pytest.approx(2.0, rel=1e-12)
 
 

@@ -89,6 +89,8 @@ VARIANTS = {
     "run_on_positions": {"pack": pack_with(run_on_positions)},
     "no_residual": {"GPT": gpt_without_residual()},
     "few_names": {"NUM_TRAIN": 50},
+    "half_rate": {"LEARNING_RATE": 0.005},
+    "double_rate": {"LEARNING_RATE": 0.02},
 }
 
 TWINS = {
