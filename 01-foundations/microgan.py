@@ -627,8 +627,9 @@ def report_conclusion(
         print("By energy distance the plain GAN is further from the data than one Gaussian:")
         print("sharp points near some clusters do not make up for the clusters that are missing.")
     added, removed = headline["modes_added"], headline["modes_removed"]
-    if added > without and removed < with_it:
+    if added > without:
         print(f"Added later, the penalty still leads from {without:.1f} to {added:.1f} modes.")
+    if removed < with_it:
         print(f"Taken away, {with_it:.1f} modes become {removed:.1f} in the steps that follow, and")
         print(f"{removed_late:.1f} at the end.")
     print(
