@@ -625,7 +625,7 @@ def report_conclusion(
     print(f"{with_it:.1f} against {without:.1f}.")
     if distances["plain"] > distances["blob"]:
         print("By energy distance the plain GAN is further from the data than one Gaussian:")
-        print("sharp points near some clusters do not make up for the clusters that are missing.")
+        print("sharp points near some clusters do not make up for the ones that are missing.")
     added, removed = headline["modes_added"], headline["modes_removed"]
     if added > without:
         print(f"Added later, the penalty still leads from {without:.1f} to {added:.1f} modes.")
