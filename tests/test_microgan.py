@@ -44,27 +44,7 @@ def minimax(fake_logits):
     return original.binary_cross_entropy_with_logits(fake_logits, zeros) * -1.0
 
 
-def all_weights(layers, slopes):
-    """Every weight in one row: the penalty on it is weight decay."""
-    weights = [weight for weight, _ in layers]
-    flat = [value for weight in weights for row in weight.data for value in row]
-
-    def pass_back(d_out):
-        (numbers,) = d_out
-        values = iter(numbers)
-        return tuple([[next(values) for _ in row] for row in weight.data] for weight in weights)
-
-    return type(weights[0])([flat], tuple(weights), pass_back)
-
-
-def gammas(strength):
-    return {"plain": (0.0, strength), "penalty": (strength, 0.0)}
-
-
 VARIANTS = {
-    "low_rate": {"LEARNING_RATE": 0.01},
-    "minimax": {"generator_loss": minimax},
-    "weight_decay": {"input_gradient": all_weights, "GAMMAS": gammas(0.005)},
     "constant_gradient": {"input_gradient": constant_gradient},
     "wrong_sign": {"r1_penalty": wrong_sign},
     "no_exchange": {"GAMMAS": {"plain": (0.0, 0.0), "penalty": (0.1, 0.1)}},
