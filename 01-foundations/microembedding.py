@@ -415,7 +415,7 @@ def report_data(others: Sequence[str], names: Sequence[str], rng: random.Random)
     print(f"  look for their partner among {len(names):,} names. By chance the")
     chance = sum([1.0 / rank for rank in range(1, len(names))]) / (len(names) - 1)
     print(f"  mean reciprocal rank (MRR) would be {chance:.3f}.")
-    shown = rng.sample(others, 4)
+    shown = rng.sample(others, 3)
     print("Pairs to learn from, by sound:  " + ", ".join([f"{n} {respell(n, rng)}" for n in shown]))
     print("and with slips:  " + ", ".join([f"{n} {mistype(n, rng)}" for n in shown]))
 
@@ -486,7 +486,7 @@ def report_conclusion(numbers: dict[str, float], ranks: dict[str, list[int]]) ->
     print()
     for title, key in (("sound-alike pairs", "trained_mrr"), ("pairs with slips", "typo_mrr")):
         words, error = compare(ranks[title], groups)
-        print(f"Trained on {title}, the encoder is {words} letter groups:")
+        print(f"{title.capitalize()}: the encoder is {words} letter groups:")
         print(
             f"  MRR {numbers[key]:.3f} and {numbers['ngram_mrr']:.3f}, standard error {error:.3f}."
         )
