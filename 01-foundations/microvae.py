@@ -721,8 +721,7 @@ class Tensor:
             for parent, part in zip(tensor.parents, tensor.pass_back(tensor.grad)):
                 if part is not None and parent.requires_grad:
                     parent.grad = part if parent.grad is None else add_matrices(parent.grad, part)
-            if tensor.parents:
-                tensor.parents, tensor.pass_back = (), raise_graph_is_gone
+            tensor.parents, tensor.pass_back = (), raise_graph_is_gone
 
 
 def add_matrices(a: list[list[float]], b: list[list[float]]) -> list[list[float]]:

@@ -166,8 +166,7 @@ class Tensor:
             for parent, part in zip(tensor.parents, tensor.pass_back(tensor.grad)):
                 if part is not None and parent.requires_grad:
                     parent.grad = part if parent.grad is None else add_matrices(parent.grad, part)
-            if tensor.parents:
-                tensor.parents, tensor.pass_back = (), raise_graph_is_gone
+            tensor.parents, tensor.pass_back = (), raise_graph_is_gone
 
 
 def add_matrices(a: list[list[float]], b: list[list[float]]) -> list[list[float]]:
@@ -206,6 +205,8 @@ def embedding(weight: Tensor, ids: Sequence[int]) -> Tensor:
 
     A row that was picked several times receives the sum of its gradients.
     """
+    if not all(0 <= i < len(weight.data) for i in ids):
+        raise ValueError(f"an id is not one of the rows 0..{len(weight.data) - 1}")
 
     def pass_back(d_out: list[list[float]]) -> tuple:
         d_weight = [[0.0] * len(weight.data[0])] * len(weight.data)
@@ -218,6 +219,8 @@ def embedding(weight: Tensor, ids: Sequence[int]) -> Tensor:
 
 def embedding_bag(weight: Tensor, bags: Sequence[Sequence[int]]) -> Tensor:
     """Add up rows: weight [V][D], N bags of row numbers -> [N][D]; an empty bag gives zeros."""
+    if not all(0 <= i < len(weight.data) for bag in bags for i in bag):
+        raise ValueError(f"a bag holds what is not one of the rows 0..{len(weight.data) - 1}")
     zeros = [0.0] * len(weight.data[0])
     out = [list(map(sum, zip(zeros, *[weight.data[i] for i in bag]))) for bag in bags]
 
