@@ -1,17 +1,19 @@
-"""Byte pair encoding lets a model that looks one symbol back see about four letters, not one.
+"""Byte pair encoding lets a model that looks one token back see about four bytes, not one.
 
 A language model reads symbols, and somebody must decide what a symbol is. Single bytes can spell
 every text, but say little each. Whole words say much, but no list of words is complete. Byte pair
-encoding starts from the 256 bytes and looks for the pair of neighbours that occurs most often.
-This pair gets a name of its own, a new symbol, and the search begins again. After 2,000 such
-merges common words are one symbol, rare ones are a few, and any text can still be written.
+encoding starts from the 256 bytes. In a text that was cut into words it looks for the pair of
+neighbours that occurs most often. This pair becomes a new symbol, and the search begins again.
+After 2,000 such merges common words are one symbol, rare ones are a few, and any text can still
+be written.
 
 The run learns merges from three plays of Shakespeare. Then it asks what they are good for, on a
 fourth play that nothing was learned from: it counts which symbol follows which, once with bytes
 and once with tokens as symbols, and measures how well these counts predict the new play. Look at
 three things: the same line written with more and more merges; how much a model gains that looks
-one token back instead of one byte; and the T and the B in the picture below the table, where
-bytes are allowed to look back exactly as far as tokens do. They show where the gain comes from.
+one token back instead of one byte; and the last picture, where a model of bytes (B) may look back
+as far as the model of tokens does (T), up to six bytes. If it gains as much, then the reach of a
+token is enough to explain the gain.
 
 The measure is bits per byte: the sum of -log2(probability that the model gave to the symbol that
 came), divided by the number of bytes of the text. Bits per *symbol* would not do: a vocabulary of
@@ -28,18 +30,22 @@ token          one symbol of an encoded text
 back           how many symbols a model looks back; a bigram model looks one back
 
 What is left out: special tokens such as <|endoftext|>, which must never be made from a user's
-text; the cleaning of Unicode before encoding; and other ways to choose a vocabulary, such as
-unigram models (Kudo, 2018). The model of counts stands in the first appendix.
+text; bringing the text to one Unicode form before it is encoded; and other ways to choose a
+vocabulary (Kudo's starts with too many symbols and drops the least useful). The model of counts,
+Kneser-Ney, stands in the first appendix.
 
 A number marked [results: ...] is not from this run: it was recorded from a run with one thing
 changed, and stands in results/microtokenizer.json under that key.
 
 Papers: Gage, "A New Algorithm for Data Compression", 1994. Sennrich et al., "Neural Machine
 Translation of Rare Words with Subword Units", 2015, arXiv:1508.07909. Radford et al., "Language
-Models are Unsupervised Multitask Learners" (GPT-2), 2019: merges over bytes, and the pattern that
-cuts text into chunks. Kudo, "Subword Regularization", 2018, arXiv:1804.10959. Bostrom & Durrett,
+Models are Unsupervised Multitask Learners" (GPT-2), 2019: merges over bytes; the pattern that
+cuts text into chunks is in its published code. Kudo, "Subword Regularization", 2018,
+arXiv:1804.10959. Kudo & Richardson, "SentencePiece", 2018, arXiv:1808.06226. Bostrom & Durrett,
 "Byte Pair Encoding is Suboptimal for Language Model Pretraining", 2020, arXiv:2004.03720. Xue et
-al., "ByT5: Towards a Token-Free Future", 2021, arXiv:2105.13626.
+al., "ByT5: Towards a Token-Free Future with Pre-trained Byte-to-Byte Models", 2021,
+arXiv:2105.13626. Pagnoni et al., "Byte Latent Transformer: Patches Scale Better Than Tokens",
+2024, arXiv:2412.09871.
 """
 
 from __future__ import annotations
@@ -65,7 +71,7 @@ NUM_MERGES = 2000  # of the encoder that is shown at work
 SWEEP = (0, 64, 256, 512, 1000, 2000, 4000)  # numbers of merges to compare; 0 leaves bytes
 NUM_RECOUNTED = 50  # merges that are learned a second time, the slow way
 TOKENS_BACK = 3  # the longest context of a model of tokens, at least 1
-BYTES_BACK = 6  # and of a model of bytes: more gains nothing on a text of this size
+BYTES_BACK = 6  # and of a model of bytes: here 4 and 5 are the best, 6 is past the turn
 NUM_STRINGS = 2000  # random byte strings to encode and decode
 LINE = "The course of true love never did run smooth"  # shown with more and more merges
 
@@ -75,24 +81,26 @@ LINE = "The course of true love never did run smooth"  # shown with more and mor
 # a chunk of a word with the space before it, of a number, of a run of other marks, of white space.
 # Without cuts, "and ", " and " and ", and " would each take a place in the vocabulary.
 #
-#     300 merges, tested on the new play            chunks are lines, or words
-#     bytes per token             1.917 [results: lines_300.bytes_per_token]
-#                                 1.941 [results: words_300.bytes_per_token]
-#     bits per byte, one back     3.144 [results: lines_300.token_bigram]
-#                                 3.072 [results: words_300.token_bigram]
+#     1,000 merges, tested on the new play     cut at line ends only                  as here
+#     bytes per token                          2.378 [results: lines_1000.bytes_per_token]  2.36
+#     bits per byte, looking one symbol back   3.072 [results: lines_1000.token_bigram]     2.942
 #
-# So here the cuts cost no compression, and the tokens are easier to predict. Cuts also make
-# learning fast: merges are sought in 9,439 different short chunks instead of the whole text.
-# Most tokenizers cut. GPT-4's takes digits in groups of up to three; SentencePiece cuts before
-# spaces and marks them with a visible character. Python's re cannot say \p{L} (a letter), as GPT-2
-# does. [^\W\d_] is nearly the same: it differs on rare numerals, such as a superscript 2.
+# So the cuts cost about 1% of compression here, and the tokens are easier to predict. Cuts also
+# make learning fast: merges are sought in 9,439 different short chunks instead of the whole text.
+# Most tokenizers cut. GPT-4's takes digits in groups of up to three. SentencePiece, which learns
+# either such merges or Kudo's vocabulary, usually cuts before spaces and marks them with a visible
+# character. The space belongs to the word that follows, so "love", " love" and "Love" become three
+# symbols that have nothing in common for a model. Python's re cannot say \p{L} (a letter), as GPT-2
+# does. [^\W\d_] is nearly the same: it differs, for example, on a superscript 2.
 
 CHUNK = re.compile(
     r"'(?:[sdmt]|ll|ve|re)"  # 's 't 'll ...: the ends of English contractions
     r"| ?[^\W\d_]+"  # letters, with one space before them
-    r"| ?\d+"  # digits, the same
-    r"| ?(?:[^\s\w]|_)+"  # other marks, the same
-    r"|\s+(?!\S)|\s+"  # white space; its last space is left for the word that follows
+    r"| ?\d+"  # digits, with one space before them
+    r"| ?(?:[^\s\w]|_)+"  # anything else that is not white space, with one space before it
+    # White space. Of several characters before a word the first alternative takes all but the
+    # last: "  I" becomes " " and " I". The second takes what is left.
+    r"|\s+(?!\S)|\s+"
 )
 
 
@@ -103,15 +111,15 @@ def split_chunks(data: bytes) -> list[bytes]:
     [b'My', b' lord', b',', b' ', b' I', b"'ll", b' go', b'.']
     """
     # The pattern wants characters. surrogateescape turns every byte that is not valid UTF-8 into
-    # a stand-in character, and back into the same byte.
+    # a stand-in character (for the pattern one of "anything else"), and back into the same byte.
     text = data.decode("utf-8", errors="surrogateescape")
     return [chunk.encode("utf-8", errors="surrogateescape") for chunk in CHUNK.findall(text)]
 
 
 # The first 256 ids are the bytes. Bytes rather than characters: 256 symbols can write any text in
 # any language, so "unknown" cannot happen. The price is that a Greek letter takes two of them and
-# most emoji four. Any fixed order would do. This is GPT-2's (printable characters first): ties
-# between pairs are decided by their ids, and so they fall as in other implementations.
+# an emoji four or more. Any fixed order would do. This is GPT-2's (printable characters first):
+# ties between pairs are decided by their ids, and so they fall as in Hugging Face's trainer.
 
 PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
 BYTE_ORDER = bytes([*PRINTABLE, *sorted(set(range(256)) - set(PRINTABLE))])  # id -> byte
@@ -121,14 +129,15 @@ BYTE_IDS = {byte: i for i, byte in enumerate(BYTE_ORDER)}
 
 # Three merges by hand, on "the then them". The chunks are "the", " then", " them", once each.
 #
-#     chunks                                  pairs by count                  merge
-#     t h e    _ t h e n      _ t h e m       he 3, th 3, _t 2, en 1, em 1    he   (id 256)
-#     t he     _ t he n       _ t he m        t+he 3, _t 2, he+n 1, he+m 1    the  (id 257)
-#     the      _ the n        _ the m         _+the 2, the+n 1, the+m 1       _the (id 258)
-#     the      _the n         _the m
+#     chunks                              pairs by count                      next merge
+#     t h e    _ t h e n    _ t h e m     h+e 3, t+h 3, _+t 2, e+n 1, e+m 1   he   (id 256)
+#     t he     _ t he n     _ t he m      t+he 3, _+t 2, he+n 1, he+m 1       the  (id 257)
+#     the      _ the n      _ the m       _+the 2, the+n 1, the+m 1           _the (id 258)
+#     the      _the n       _the m
 #
-# (_ is a space.) A tie, as of "he" and "th", goes to the pair with the smaller ids. That rule is
-# arbitrary, but there must be one, or no two programs would learn the same merges.
+# (_ is a space.) A tie, as of h+e and t+h, goes to the pair with the smaller ids. That rule is
+# arbitrary, but there must be one, or no two programs would learn the same merges. (The count is
+# not the only possible measure: WordPiece divides it by the counts of the two parts.)
 
 
 def merge(ids: Sequence[int], pair: tuple[int, int], new_id: int) -> list[int]:
@@ -140,7 +149,7 @@ def merge(ids: Sequence[int], pair: tuple[int, int], new_id: int) -> list[int]:
     merged = []
     i = 0
     while i < len(ids):
-        if tuple(ids[i : i + 2]) == pair:
+        if i + 1 < len(ids) and (ids[i], ids[i + 1]) == pair:
             merged.append(new_id)
             i += 2
         else:
@@ -150,7 +159,7 @@ def merge(ids: Sequence[int], pair: tuple[int, int], new_id: int) -> list[int]:
 
 
 # This is the whole definition: count all pairs, merge the most frequent, begin again. Every merge
-# costs a pass over all chunks.
+# needs a pass over all chunks.
 
 
 def train_by_recounting(
@@ -168,7 +177,7 @@ def train_by_recounting(
                 pair_counts[pair] += count
         if not pair_counts:
             break
-        pair = min(pair_counts, key=lambda pair: (-pair_counts[pair], pair))
+        pair = min(pair_counts, key=lambda p: (-pair_counts[p], p))  # most frequent, smallest ids
         new_id = 256 + len(merges)
         merges[pair] = pair_counts[pair]
         chunks = [merge(ids, pair, new_id) for ids in chunks]
@@ -176,10 +185,11 @@ def train_by_recounting(
 
 
 # But a merge changes little. Where a chunk holds x a b y and (a, b) becomes one symbol ab, only
-# the neighbours are affected: (x, a) and (b, y) lose one, (x, ab) and (ab, y) gain one. Chunks
-# without (a, b) keep all their pairs. So we remember for every pair in which chunks it occurs,
-# and count these alone anew. (Hugging Face's BpeTrainer adjusts just the four pairs. Our chunks
-# are short, so that to recount a whole one is about as fast, and it is shorter to write.)
+# its neighbours are affected: the chunk no longer has (x, a) and (b, y), but (x, ab) and (ab, y).
+# Chunks without (a, b) keep all their pairs. So we remember for every pair in which chunks it has
+# been met, and count only these again. (A chunk may have lost the pair since. To count it again
+# then changes nothing. Hugging Face's BpeTrainer adjusts just the four pairs. Our chunks are short,
+# so recounting a whole one is hardly slower, and shorter to write.)
 #
 # The most frequent pair comes from a heap. When a count changes, its old entry is not looked for
 # and removed, which would be slow. The new count is pushed beside it, and an entry that no longer
@@ -235,18 +245,21 @@ def train(chunk_counts: Counter[bytes], num_merges: int) -> dict[tuple[int, int]
 
 # To encode a new text, the merges are applied to it in the order in which they were learned. The
 # order matters. If (b, c) was learned before (a, b), then "abc" is a|bc, because training had
-# merged bc before it ever looked at (a, b). To take the longest piece first is another algorithm
-# (WordPiece's) and would cut otherwise; the model would meet cuts that it never saw in training.
-# Nor does this order promise the fewest tokens.
+# already merged b and c when it merged a and b. To take the longest piece first is another
+# algorithm (WordPiece's) and would cut differently; the model would meet cuts that it never saw in
+# training. Nor does this order promise the fewest tokens: if (c, d) was learned after these two,
+# "abcd" becomes a|bc|d, although ab|cd would be shorter.
 #
 # To run 2,000 merges over each text would be slow. Instead each chunk is asked which of the pairs
-# *it holds* was learned first: that is the smallest new id, for ids are given in order. (tiktoken
-# calls it the rank.) This looks at all pairs again after every merge, so the time grows with the
-# square of a chunk's length: no matter for words, but a megabyte of one letter is one chunk.
+# *it holds* was learned first. That is the pair with the smallest new id, because ids are given in
+# order. (tiktoken calls it the rank.) This looks at all pairs of the chunk again after every merge.
+# For words that does not matter; a long stretch without a space, such as 64 kB of base64, takes
+# seconds.
 #
-# In production: tiktoken and Hugging Face's tokenizers, both in Rust. They apply the same rule
-# and keep the pairs of long chunks in a heap. Like Hugging Face we remember the chunks that were
-# met before, since most words of a text are repeats; our memory of them grows without limit.
+# In production: tiktoken.get_encoding("o200k_base").encode(text), tokenizers.ByteLevelBPETokenizer,
+# both in Rust. They apply the same rule; Hugging Face's keeps the pairs of a chunk in a heap, which
+# is faster for long ones. Like Hugging Face we remember the chunks that were met before, since most
+# words of a text are repeats. (Our memory of them grows without limit.)
 
 
 class BytePairEncoder:
@@ -297,8 +310,8 @@ class BytePairEncoder:
 
 # What do tokens change for a model? To find out we need one that learns the same way from any
 # symbols. KneserNey (in the appendix) counts in the training text which symbol followed which
-# last few symbols, and leans on shorter contexts where a long one is rare. Its way of leaning is
-# among the best there are: tokens shall not win only because bytes have a poor model.
+# last few symbols, and relies on shorter contexts where a long one is rare. It is one of the best
+# ways to predict from counts, so tokens do not win merely because bytes have a poor model.
 
 
 def symbol_bits(model: KneserNey, ids: Sequence[int]) -> list[float]:
@@ -312,17 +325,18 @@ def symbol_bits(model: KneserNey, ids: Sequence[int]) -> list[float]:
 
 
 # Divided by the number of bytes, the sum of these bits is the bits per byte. For example: the two
-# tokens " love" and "d" cost 9 and 3 bits. That is 12 bits for 6 bytes, 2 bits per byte. (It is
+# tokens " lov" and "ed" cost 9 and 3 bits. That is 12 bits for 6 bytes, 2 bits per byte. (It is
 # an upper bound. The same bytes could be spelled with other tokens, " lo|ved" say. The model
-# gives these spellings some probability too, and it is lost.)
+# gives these spellings some probability too, which is not counted.)
 #
 # Looking one symbol back, tokens will need about one bit per byte less than bytes. Have they
 # learned something about English that the bytes do not have? There is a cheaper explanation: one
 # token back simply reaches further. Take the text "he| lov|ed" and a model that looks one token
 # back. To predict " lov" is to predict its four bytes one after the other, for
-#     p(" lov" | he) = p(" " | he) p("l" | he, " ") p("o" | he, " l") p("v" | he, " lo") p(end)
+#     p(" lov" | "he") = p(" " | "he") p("l" | "he ") p("o" | "he l") p("v" | "he lo") p(end)
 # so these four bytes are predicted from 2, 3, 4 and 5 bytes before them. (The last factor is the
-# probability that the token ends there, given all of this. A model of bytes has no such cost.)
+# probability that the token ends there. A model of bytes does not pay it; but it is not told
+# either that a token ended after "he".)
 
 
 def bytes_seen(lengths: Sequence[int], back: int) -> list[int]:
@@ -340,72 +354,79 @@ def bytes_seen(lengths: Sequence[int], back: int) -> list[int]:
 
 
 # So we let bytes have the same reach. Here every byte is predicted by the model of *bytes* that
-# sees as many bytes before it as the model of tokens sees there (at most BYTES_BACK). If tokens
-# bring more than reach, they must do better than this. With few merges they do, a little. With
-# 2,000 they do not, whichever play is held out:
+# sees as many bytes before it as the model of tokens sees there (at most BYTES_BACK). If reach did
+# not explain the gain of tokens, they would do better than this. With few merges they do, a little.
+# With 2,000 they do not, whichever play is held out:
 #
 #     held out    one token back                         bytes that see as far
 #     Hamlet      2.595 [results: hamlet.token_bigram]     2.573 [results: hamlet.same_reach]
 #     Macbeth     2.896 [results: macbeth.token_bigram]    2.865 [results: macbeth.same_reach]
 #     Romeo       2.627 [results: romeo.token_bigram]      2.627 [results: romeo.same_reach]
 #
-# With 4,000 merges they do worse. A likely reason is rarity: the same training text is divided
-# among more symbols, and each pair of neighbouring symbols is met less often.
+# With 4,000 merges they do worse. A possible reason, not tested here, is rarity: the same training
+# text is divided among more symbols, and each pair of neighbouring symbols is met less often.
 #
-# Models that look further back gain less from tokens. With the best context and vocabulary each,
-# tokens save, in bits per byte, 0.00 [results: macbeth.best_gain] with Macbeth held out,
-# 0.05 [results: hamlet.best_gain] with Hamlet and 0.07 [results: romeo.best_gain] with Romeo.
+# Models that look further back gain less from tokens. With the best context and vocabulary each
+# (chosen on the new play itself, which flatters tokens: they have more to choose from), tokens
+# save, in bits per byte, nothing on the Dream (see the run), 0.00 [results: macbeth.best_gain] on
+# Macbeth, 0.05 [results: hamlet.best_gain] on Hamlet and 0.07 [results: romeo.best_gain] on Romeo.
 # That is little beside the one bit that tokens gain when models look one symbol back.
 
 
 def same_reach_bits(byte_bits: Sequence[Sequence[float]], seen: Sequence[int]) -> float:
-    """Bits per byte if byte i is predicted from seen[i] bytes. byte_bits[n][i] is what it costs
-    from n bytes: [BYTES_BACK + 1][bytes].
+    """Bits per byte if byte i is predicted from seen[i] bytes. byte_bits [BYTES_BACK + 1][bytes]
+    holds in row n what each byte costs if n bytes before it are seen.
     """
     longest = len(byte_bits) - 1
     return sum([byte_bits[min(n, longest)][i] for i, n in enumerate(seen)]) / len(seen)
 
 
 # Then why does nearly every large language model use tokens? A Transformer can look thousands of
-# bytes back. But it pays for every symbol: one pass through the network each, and attention
-# between all pairs. With 2.6 bytes per token the same text is 2.6 times fewer symbols, and the
-# same window of symbols holds 2.6 times as much text. The price is the vocabulary: every id needs
-# its own row of numbers, and rare ids get little to learn from (see "never used" in the table).
-# GPT-2 has 50,257 ids, GPT-4 about 100,000, Llama 3 128,256. ByT5 reads bytes and pays in time.
+# bytes back. But it computes all its layers for every symbol, and attention between all pairs. At
+# 2.6 bytes per token a text has 1/2.6 as many symbols as bytes, and the same window of symbols
+# holds 2.6 times as much text. The price is the vocabulary: every id needs its own row of numbers,
+# and a rare id learns little (see "rare" in the table; a symbol may even vanish from the training
+# text, when a later merge takes it up: "eary" in "weary"). GPT-2 has 50,257 ids, GPT-4 about
+# 100,000, GPT-4o about 200,000, Llama 3 128,256. ByT5 reads bytes and pays in time; the byte latent
+# transformer groups bytes where they are easy to predict, without a fixed vocabulary.
+
+
+def bits_by_context(
+    encoder: BytePairEncoder, training: bytes, held_out: bytes, longest: int
+) -> list[list[float]]:
+    """What every symbol of the held-out text costs: [back][symbol] for 0 to longest back."""
+    training_ids, held_out_ids = encoder.encode(training), encoder.encode(held_out)
+    vocabulary = len(encoder.pieces)
+    models = [KneserNey(training_ids, back, vocabulary) for back in range(longest + 1)]
+    return [symbol_bits(model, held_out_ids) for model in models]
 
 
 def measure(
-    encoder: BytePairEncoder,
-    training: bytes,
-    held_out: bytes,
-    byte_bits: list[list[float]] | None,
-) -> tuple[dict, list[list[float]]]:
-    """Encode both texts, count symbols in the first, predict the second -> numbers, byte_bits.
-
-    Without byte_bits the encoder must be the one without merges: its symbols are the bytes.
+    encoder: BytePairEncoder, training: bytes, held_out: bytes, byte_bits: list[list[float]]
+) -> dict:
+    """One row of the table: how long the encoded texts are, how many learned ids are rare, and the
+    bits per byte by context; then the reach of one token back, and byte_bits at that reach.
     """
-    own_ids, new_ids = encoder.encode(training), encoder.encode(held_out)
-    vocabulary = len(encoder.pieces)
-    bits = []  # [back][symbol]
-    for back in range((BYTES_BACK if byte_bits is None else TOKENS_BACK) + 1):
-        model = KneserNey(own_ids, back, vocabulary)
-        bits.append(symbol_bits(model, new_ids))
-    if byte_bits is None:
-        byte_bits = bits
-    seen = bytes_seen([len(encoder.pieces[i]) for i in new_ids], back=1)
+    training_ids, held_out_ids = encoder.encode(training), encoder.encode(held_out)
+    if len(encoder.pieces) == 256:  # no merges: the symbols are the bytes
+        bits = byte_bits
+    else:
+        bits = bits_by_context(encoder, training, held_out, TOKENS_BACK)
+    counts = Counter(training_ids)
+    seen = bytes_seen([len(encoder.pieces[i]) for i in held_out_ids], back=1)
     return {
-        "own_bytes_per_token": len(training) / len(own_ids),
-        "bytes_per_token": len(held_out) / len(new_ids),
-        "unused": vocabulary - len(set(new_ids)),
+        "own_bytes_per_token": len(training) / len(training_ids),
+        "bytes_per_token": len(held_out) / len(held_out_ids),
+        "rare": sum(counts[i] < 5 for i in range(256, len(encoder.pieces))),
         "bits": [sum(row) / len(held_out) for row in bits],
-        "seen": sum(seen) / len(seen),
+        "seen": sum([min(n, BYTES_BACK) for n in seen]) / len(seen),
         "same_reach": same_reach_bits(byte_bits, seen),
-    }, byte_bits
+    }
 
 
 def round_trip_failures(encoder: BytePairEncoder, rng: random.Random) -> int:
-    """How many random byte strings do not come back from encoding and decoding. Most of them are
-    no valid UTF-8. Half are made of few different bytes, so that merges and white space occur.
+    """How many random byte strings are changed by encoding and decoding. Most of them are not
+    valid UTF-8. Half are made of few different bytes, so that merges and white space occur.
     """
     failures = 0
     for i in range(NUM_STRINGS):
@@ -440,10 +461,10 @@ def main() -> dict[str, object]:
     report_strings(encoder, failures)
 
     measured: dict[int, dict] = {}
-    byte_bits = None
     report_head(len(held_out))
+    byte_bits = bits_by_context(encoders[0], training, held_out, BYTES_BACK)
     for n in encoders:
-        measured[n], byte_bits = measure(encoders[n], training, held_out, byte_bits)
+        measured[n] = measure(encoders[n], training, held_out, byte_bits)
         report_row(n, measured[n])
     report_reach(measured)
     report_texts({n: (encoders[n], training) for n in (0, NUM_MERGES)}, rng)
@@ -490,7 +511,8 @@ class KneserNey:
             # from the training text, separately for each length: no vocabulary is tuned by hand.
             frequencies = Counter(counts.values())
             once, twice = frequencies[1], frequencies[2]
-            discount = once / (once + 2 * twice) if once else 0.0
+            # If nothing was seen once it gives 0, and a new symbol would be impossible: then 1/2.
+            discount = once / (once + 2 * twice) if once else 0.5
             self.levels.insert(0, (counts, totals, kinds, discount))
             # A shorter context does not count how often a symbol came, but after how many
             # different symbols. "Ham" (he speaks) is frequent, yet it follows only line ends, so
@@ -546,13 +568,13 @@ def show(piece: bytes) -> str:
 def report_text(training: bytes, held_out: bytes, chunk_counts: Counter[bytes]) -> None:
     """The facts before anything is learned."""
     title = held_out.decode().split("\n")[0].title().replace("'S", "'s")
-    print(f"To learn from: three plays of Shakespeare, {len(training):,} bytes")
+    print(f"Training text: three plays of Shakespeare, {len(training):,} bytes")
     print(f"  in {chunk_counts.total():,} chunks, {len(chunk_counts):,} of them different")
     print(f"Held out: {title}, {len(held_out):,} bytes")
     own = {chunk.strip() for chunk in chunk_counts}
     new = [chunk.strip() for chunk in split_chunks(held_out) if chunk.strip().isalpha()]
     missing = sum(chunk not in own for chunk in new) / len(new)
-    print(f"  {missing:.1%} of its words do not occur in the three: no list of words suffices")
+    print(f"  {missing:.1%} of its words do not occur in the three: a list of words would not do")
 
 
 def report_merges(merges: dict, encoder: BytePairEncoder, differences: int) -> None:
@@ -579,7 +601,7 @@ def report_line(encoders: dict[int, BytePairEncoder]) -> None:
 
 
 def report_strings(encoder: BytePairEncoder, failures: int) -> None:
-    """Texts that the plays have not prepared the encoder for."""
+    """Texts unlike the plays."""
     strings = {
         "French": "d\u00e9j\u00e0 vu",
         "Greek": "\u03bb\u03cc\u03b3\u03bf\u03c2",
@@ -591,29 +613,32 @@ def report_strings(encoder: BytePairEncoder, failures: int) -> None:
         ids = encoder.encode(text.encode())
         pieces = "|".join([show(encoder.pieces[i]) for i in ids])
         print(f"{name:<7}{len(text):2d} chars, {len(text.encode()):2d} bytes: {pieces}")
-    print(f"Random byte strings that did not come back: {failures} of {NUM_STRINGS:,}")
+    print(f"Random byte strings that decoding did not restore: {failures} of {NUM_STRINGS:,}")
 
 
 def report_head(num_bytes: int) -> None:
     """The head of the table of vocabularies."""
     print(f"\nEncoding and predicting the {num_bytes:,} bytes of the new play")
-    print("        bytes per token  never used  bits per byte, looking so many symbols back")
+    print("rare: learned ids that occur less than 5 times in the training text")
+    print("        bytes per token          bits per byte, from so many symbols before")
     backs = "".join([f"{back:7d}" for back in range(BYTES_BACK + 1)])
-    print(f"merges  own text   new   on new{backs}")
+    print(f"merges  training    new    rare{backs}")
 
 
 def report_row(num_merges: int, row: dict) -> None:
     """One vocabulary."""
     bits = "".join([f"{value:7.3f}" for value in row["bits"]])
     own, new = row["own_bytes_per_token"], row["bytes_per_token"]
-    print(f"{num_merges:6,}{own:9.2f}{new:8.2f}{row['unused']:8,}{bits}", flush=True)
+    print(f"{num_merges:6,}{own:9.2f}{new:8.2f}{row['rare']:8,}{bits}", flush=True)
 
 
 def report_reach(measured: dict[int, dict]) -> None:
     """One token back against bytes of the same reach: numbers, and a picture on a line."""
     pairs = [(row["bits"][1], row["same_reach"]) for row in measured.values()]
     low, high, columns = min(map(min, pairs)), max(map(max, pairs)), 30
-    print("\nLooking one symbol back: T = tokens, B = bytes that see as far, * = both")
+    print(
+        f"\nLooking one symbol back: T = tokens, B = bytes as far (at most {BYTES_BACK}), * = both"
+    )
     print(f"merges  bytes seen  T bits  B bits  gain B/T  {low:<7.2f}{high:>{columns - 7}.2f}")
     for (n, row), (token, same) in zip(measured.items(), pairs):
         line = [" "] * columns
@@ -658,13 +683,13 @@ def report_texts(
 
 
 def report_conclusion(headline: dict[str, float], measured: dict[int, dict]) -> None:
-    """Say in words what the run has shown, whatever it has shown."""
+    """Say in words what the run has shown."""
     byte, token, same = [headline[key] for key in ("byte_bigram", "token_bigram", "same_reach")]
     print(f"\nOne byte back costs {byte:.2f} bits per byte, one token back {token:.2f}.")
     share = share_of_gain(byte, token, same)
     print(f"Bytes that see as far as these tokens cost {same:.2f}: {share:.0%} of the gain.")
     if share > 0.9:
-        print("So what one token back gains on one byte back is reach, nearly all of it.")
+        print("So the longer reach is enough to explain what one token back gains.")
     else:
         print("So reach alone does not explain what one token back gains on one byte back.")
     best = [best_bits(measured, tokens) for tokens in (False, True)]
