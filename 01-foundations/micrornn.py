@@ -319,7 +319,7 @@ def share_right(logits: Tensor, answers: Sequence[int]) -> float:
 # Why is a small gradient harmful, when Adam rescales it to steps of the usual size? All steps share
 # U and b, whose gradient is the *sum* over the steps (Pascanu et al., 2013, section 2). In it the
 # part from 20 steps back is tiny beside the part from the last few, whose inputs are only noise.
-# But the capitals' rows of w_x are read near the start only. Nothing drowns their gradient, and
+# But the capitals' rows of w_x are read near the start only. No near part drowns theirs, and
 # Adam moves them at least as far as the rows of the noise. What they lack is a direction: in the
 # RNN one batch's gradient says next to nothing about another's; in the leaky net and the GRU the
 # batches mostly agree. Adam restores a gradient's size, not its direction. A likely reason: what
@@ -406,7 +406,7 @@ def update_gates(net: GRU, sequence: Sequence[int]) -> list[list[float]]:
 # What else was tried. Each line is a whole run of its own with one thing changed; the number is
 # the accuracy at length 24, or at 48 where it says so.
 #
-#     RNN, 370 steps: as many symbols as the curriculum   0.34 [results: longer.rnn]
+#     RNN, 370 steps (about the curriculum's symbols)     0.34 [results: longer.rnn]
 #     RNN, RNN_RATE = 0.002                               0.26 [results: low_rate.rnn]
 #     RNN, RNN_RATE = 0.03                                0.26 [results: high_rate.rnn]
 #     RNN, INPUT_SPREAD = 0.3                             0.55 [results: small_inputs.rnn]
