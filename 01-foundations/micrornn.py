@@ -1,4 +1,4 @@
-"""A plain recurrent net can hold a letter for 20 steps but does not learn to; a gated one does.
+"""From long sequences a gated net learns to hold a letter; a plain one does not, though it can.
 
 A recurrent net reads a text symbol by symbol. It carries a list of numbers along, its state, and
 applies one rule again and again: old state and new symbol in, new state out. Whatever it is to
@@ -24,17 +24,18 @@ x              W x_t               the new symbol's part: a row of a table      
 a              U h_(t-1) + b       the old state's part                                [B][H]
 n              h~_t or n_t         candidate: the state that would replace the old     [B][H]
 keep, z        z_t, update gate    share of the old state that stays, 0 to 1           [B][H]
-r              r_t, reset gate     share of the old state that the candidate sees      [B][H]
+r              r_t, reset gate     share of a that the candidate sees, 0 to 1          [B][H]
 w_x            W, transposed       what a symbol adds, one row per symbol              [9][H]
 w_h            U                   what the old state adds                             [H][H]
 length         T                   symbols in a sequence, the question mark included
 
-For a GRU x, a and w_x have 3 H columns (for r, for z, for n), and w_h has 3 H rows.
+For a GRU x, a and w_x have 3 H columns (for r, for z, for n), and w_h has 3 H rows. The name
+"update gate" misleads: z = 1 means no update. PyTorch calls W weight_ih and U weight_hh.
 
 What is left out: the LSTM, which has one more gate and a second state; stacked layers; natural
 text (names of six letters need no long memory); and the nets without tanh between their states,
-which a scan computes in parallel (microssm). The engine stands at the end of the file and is
-microautograd's subject.
+which a scan computes in parallel (minGRU, arXiv:2410.01201; Mamba, arXiv:2312.00752; microssm).
+The engine stands at the end of the file and is microautograd's subject.
 
 A number marked [results: ...] is not from this run: it was recorded from a run with one thing
 changed, and stands in results/micrornn.json under that key.
@@ -46,7 +47,9 @@ Learning", 2009. Pascanu, Mikolov & Bengio, "On the difficulty of training recur
 networks", 2013, arXiv:1211.5063. Cho et al., "Learning Phrase Representations using RNN
 Encoder-Decoder", 2014, arXiv:1406.1078 (the GRU). Chung et al., "Empirical Evaluation of Gated
 Recurrent Neural Networks on Sequence Modeling", 2014, arXiv:1412.3555. Jozefowicz, Zaremba &
-Sutskever, "An Empirical Exploration of Recurrent Network Architectures", 2015.
+Sutskever, "An Empirical Exploration of Recurrent Network Architectures", 2015. Le, Jaitly & Hinton,
+"A Simple Way to Initialize Recurrent Networks of Rectified Linear Units", 2015, arXiv:1504.00941
+(another way to begin with a state that is kept: U starts as the identity).
 """
 
 from __future__ import annotations
@@ -65,12 +68,14 @@ LENGTH = 24  # symbols in a sequence: the letter must be held for 18 to 22 steps
 TEST_LENGTHS = (8, LENGTH, 2 * LENGTH, 4 * LENGTH)  # less time to remember, and more
 NUM_TEST = 200  # sequences per length: the standard error at 0.25 is 0.03
 
-# Widths that give nets of nearly equal size: a GRU has three matrices where an RNN has one.
+# Widths that give nets of nearly equal size: a GRU has three W and U where an RNN has one of each.
 RNN_WIDTH = 23
 GRU_WIDTH = 12
 LEAK_KEEP = 0.9  # share of its state that the leaky net keeps
-UPDATE_BIAS = 3.0  # sigmoid(3) = 0.95: what a GRU's update gate is before training
-INPUT_SPREAD = 1.0  # standard deviation of w_x at the start, as in torch.nn.Embedding
+UPDATE_BIAS = 3.0  # a GRU's update gate starts around sigmoid(3) = 0.95
+# Standard deviation of w_x at the start, as in torch.nn.Embedding. torch.nn.RNN itself draws W with
+# 0.12 (evenly up to 1/sqrt(23)); smaller inputs help the RNN, see "What else was tried".
+INPUT_SPREAD = 1.0
 
 BATCH_SIZE = 16  # sequences per step
 NUM_STEPS = 200  # for the nets that train at LENGTH from the start
@@ -81,16 +86,17 @@ CURRICULUM = ((8, 200), (12, 100), (16, 100), (20, 100), (24, 100))
 RNN_RATE = 0.008
 LEAKY_RATE = 0.03
 GRU_RATE = 0.03
-MAX_NORM = 1.0  # a longer gradient is scaled down to this length
+MAX_NORM = 1.0  # a gradient with a larger norm is scaled down to this one
 
 DISTANCE = 20  # how many steps back the gradient is followed; less than LENGTH
 NUM_PROFILE = 64  # sequences on which the gradient is measured
 
 # === THE TASK ===
 
-# A capital letter stands first, another follows within five steps, the rest is noise, the last
-# symbol is the question. The answer is the *second* capital: the net must store a letter, replace
-# it by another, and hold that one. With a single capital, a net need never replace anything.
+# A latch is a memory that holds a value until another is written. A capital letter stands first,
+# another follows within five steps, so that the distance stays long; the rest is noise, and the
+# question only marks the end. The answer is the *second* capital: the net must store a letter,
+# replace it by another, and hold that one. With a single capital, it need never replace anything.
 # Guessing is right in 1 case of 4, and so is "always the first capital", which says nothing about
 # the second. The answer is certain, so the best possible accuracy is 1.
 
@@ -108,7 +114,8 @@ def latch_batch(count: int, length: int, rng: random.Random) -> tuple[list[list[
     for _ in range(count):
         sequence = [rng.randrange(NUM_LETTERS, question) for _ in range(length)]
         sequence[0] = rng.randrange(NUM_LETTERS)
-        answer = sequence[rng.randint(1, 5)] = rng.randrange(NUM_LETTERS)
+        answer = rng.randrange(NUM_LETTERS)
+        sequence[rng.randint(1, 5)] = answer
         sequence[-1] = question
         sequences.append(sequence)
         answers.append(answer)
@@ -127,9 +134,9 @@ def latch_batch(count: int, length: int, rng: random.Random) -> tuple[list[list[
 #     GRU      keep = z      n = tanh(W x_t + r (U h + b)), and z and r are computed like n, each
 #                            with its own W, U and b, and with sigmoid in place of tanh
 #
-# tanh holds the candidate between -1 and 1. Without it the same matrix, applied again and again,
-# could let a state grow without end. sigmoid gives a share between 0 and 1. The reset gate r lets
-# the candidate ignore the old state, so that a unit can start anew.
+# tanh holds the candidate between -1 and 1. Without it a U that stretches some vector, applied
+# again and again, could let a state grow without end. sigmoid gives a share between 0 and 1. The
+# reset gate r lets the candidate ignore the old state; where z is near 0 too, a unit starts anew.
 
 
 def leaky_row(x: list[float], a: list[float], h: list[float], keep: float) -> list[float]:
@@ -146,7 +153,7 @@ def leaky_row(x: list[float], a: list[float], h: list[float], keep: float) -> li
 def gru_row(
     x: list[float], a: list[float], h: list[float]
 ) -> tuple[list[float], list[float], list[float], list[float]]:
-    """One step of a GRU: x and a of 3 H numbers, h of H -> new state, r, z and n of H each.
+    """One step of a GRU: x and a of 3 H numbers, h of H -> new state, r, z and n, H numbers each.
 
     r = sigmoid(x_r + a_r)    z = sigmoid(x_z + a_z)    n = tanh(x_n + r a_n)
     h' = z h + (1 - z) n
@@ -174,16 +181,19 @@ def gru_row(
 
 
 class RecurrentNet:
-    """What all nets have: W for the symbols, U for the old state, a linear map to the logits."""
+    """What all nets have: W for the symbols, U for the old state, a linear map to the logits.
+
+    w_x [9][blocks H], w_h [blocks H][H], bias [1][blocks H], w_out [4][H], bias_out [1][4].
+    """
 
     def __init__(self, width: int, blocks: int, rng: random.Random) -> None:
         self.width = width
         # x_t is a one-hot vector, so W x_t is a column of W. The table holds these columns as
         # its rows, and no product is needed.
         self.w_x = random_matrix(len(SYMBOLS), blocks * width, INPUT_SPREAD, rng)
-        # An orthogonal U turns a vector and leaves its length as it is, which favours the RNN.
-        # torch.nn.RNN draws U evenly between -1/sqrt(H) and 1/sqrt(H): such a U shrinks vectors
-        # to 1/sqrt(3) = 0.58 of their length on average, at every step.
+        # An orthogonal U turns a vector and leaves its norm as it is, which favours the RNN.
+        # torch.nn.RNN draws U evenly between -1/sqrt(H) and 1/sqrt(H): such a U shrinks a vector's
+        # norm to 1/sqrt(3) = 0.58 (root mean square) at every step.
         self.w_h = Tensor([row for _ in range(blocks) for row in orthogonal(width, rng)])
         self.bias = Tensor([[0.0] * (blocks * width)])
         self.w_out = random_matrix(NUM_LETTERS, width, width**-0.5, rng)
@@ -192,6 +202,11 @@ class RecurrentNet:
     def parameters(self) -> list[Tensor]:
         """Everything that training may change."""
         return [self.w_x, self.w_h, self.bias, self.w_out, self.bias_out]
+
+    def zero_grad(self) -> None:
+        """Drop the gradients of a measurement, which training would otherwise add to its own."""
+        for parameter in self.parameters():
+            parameter.grad = None
 
 
 class RNN(RecurrentNet):
@@ -213,9 +228,10 @@ class GRU(RecurrentNet):
 
     def __init__(self, width: int, update_bias: float, rng: random.Random) -> None:
         super().__init__(width, 3, rng)
-        # The bias of z decides how much is kept before training. At 0, where frameworks begin,
-        # z is about a half. Gers et al. (2000) and Jozefowicz et al. (2015) found the same for
-        # the LSTM: start with a gate that keeps.
+        # The bias of z decides how much is kept before training. Near 0, where frameworks begin
+        # (Keras with 0, PyTorch with small random numbers), z is about a half, and on this path
+        # 0.5^20 = 0.000001 of the gradient would be left. For the LSTM's forget gate Gers et al.
+        # (2000) and Jozefowicz et al. (2015) advise such a bias too: start with a gate that keeps.
         self.bias = Tensor([[0.0] * width + [update_bias] * width + [0.0] * width])
 
     def next_state(self, ids: Sequence[int], h: Tensor) -> Tensor:
@@ -259,8 +275,8 @@ def train(
         logits, _ = read(net, sequences)
         loss = cross_entropy(logits, answers)
         loss.backward()
-        # A product of many matrices can also explode. Clipping limits what one such batch can
-        # do. Against a gradient that has vanished it does nothing.
+        # A product of many matrices can also explode. Clipping limits the weight of one such
+        # batch in Adam's means. Against a gradient that has vanished it does nothing.
         clip_grad_norm_(net.parameters(), MAX_NORM)
         optimizer.step(learning_rate * (1.0 - (step - 1) / num_steps))
 
@@ -290,30 +306,59 @@ def share_right(logits: Tensor, answers: Sequence[int]) -> float:
 #     leaky    J = 0.9 I + 0.1 diag(1 - n^2) U
 #     GRU      J = diag(z) + what passes through the candidate and the gates
 #
-# This allows three estimates before any training. RNN: U is orthogonal and changes no length, so
-# the slopes decide alone. If all units stood at h = 0.6, the slope would be 1 - 0.36 = 0.64, and
-# 0.64^20 = 0.00013; the run takes the root mean square of the slopes that it finds. Leaky: U can
-# take at most 0.1 of the length away from the 0.9, so at least 0.8^20 = 0.012 is left. GRU: z is
-# about 0.95, and 0.95^20 = 0.36; this one is rough, since it leaves out the other paths.
+# This allows three estimates before any training. RNN: U is orthogonal and changes no norm, so only
+# the slopes do. If all units stood at h = 0.6, the slope would be 1 - 0.36 = 0.64, and 0.64^20 =
+# 0.00013; the run takes the root mean square of the slopes that it finds, as for a g in random
+# directions. Leaky: U can take at most 0.1 of the norm away from the 0.9, so *at least* 0.8^20 =
+# 0.012 is left. GRU: were z = sigmoid(3) = 0.953 everywhere, 0.953^20 = 0.38 would be left; this is
+# rough, since symbol and state move z, and the other paths are left out. (After training more than
+# 1 can be left: some small change of the state 20 steps back then moves the loss more than any
+# equally small change of the last state.) Read forwards, the same product says how much of a small
+# change arrives at the last state: where the gradient fades, the untrained net also forgets.
 #
-# Why is a small gradient harmful, when Adam makes a step of the same size of it? Because all steps
-# share their weights, whose gradient is the *sum* over the steps. The part from 20 steps back is
-# tiny beside the part from the last few, whose inputs are nothing but noise. An orthogonal U does
-# not cure this, nor does clipping. Pascanu et al., 2013, section 2, write out the sum.
+# Why is a small gradient harmful, when Adam rescales it to steps of the usual size? All steps share
+# U and b, whose gradient is the *sum* over the steps (Pascanu et al., 2013, section 2). In it the
+# part from 20 steps back is tiny beside the part from the last few, whose inputs are only noise.
+# But the capitals' rows of w_x are read near the start only. No near part drowns theirs, and
+# Adam moves them at least as far as the rows of the noise. What they lack is a direction: in the
+# RNN one batch's gradient says next to nothing about another's; in the leaky net and the GRU the
+# batches mostly agree. Adam restores a gradient's size, not its direction. A likely reason: what
+# arrives has passed 20 matrices, which in the RNN differ with the noise of each sequence, while
+# 0.9 I is the same in all, and diag(z) nearly so.
+#
+# An orthogonal U cures none of this, nor does clipping. And the loss of such a net may fall all the
+# same, where near symbols help; here none does, and it stays near ln 4.
 
 
 def gradient_profile(
     net: RecurrentNet, sequences: Sequence[Sequence[int]], answers: Sequence[int]
 ) -> list[float]:
-    """The length of dL/dh for the state 0, 1, ... DISTANCE steps before the last, relative to the
+    """The norm of dL/dh for the state k steps before the last, k = 0 to DISTANCE, relative to the
     last state's. Every state is held here, so backward() leaves its gradient in .grad.
     """
     logits, states = read(net, sequences)
     cross_entropy(logits, answers).backward()
-    for parameter in net.parameters():
-        parameter.grad = None
-    lengths = [math.sqrt(sum([dot(row, row) for row in h.grad])) for h in reversed(states)]
-    return [length / lengths[0] for length in lengths[: DISTANCE + 1]]
+    net.zero_grad()
+    norms = [math.sqrt(sum([dot(row, row) for row in h.grad])) for h in reversed(states)]
+    return [norm / norms[0] for norm in norms[: DISTANCE + 1]]
+
+
+def agreement(
+    net: RecurrentNet, sequences: Sequence[Sequence[int]], answers: Sequence[int]
+) -> float:
+    """Mean cosine between the gradients of two batches, for the capitals' rows of w_x: 1 if all
+    point the same way, about 0 if one says nothing about another.
+    """
+    directions: list[list[float]] = []
+    for start in range(0, len(sequences), BATCH_SIZE):
+        batch = slice(start, start + BATCH_SIZE)
+        cross_entropy(read(net, sequences[batch])[0], answers[batch]).backward()
+        gradient = [value for row in net.w_x.grad[:NUM_LETTERS] for value in row]
+        norm = math.sqrt(dot(gradient, gradient))
+        directions.append([value / norm for value in gradient])
+        net.zero_grad()
+    cosines = [dot(d, other) for i, d in enumerate(directions) for other in directions[:i]]
+    return sum(cosines) / len(cosines)
 
 
 def slope_product(net: RecurrentNet, sequences: Sequence[Sequence[int]]) -> float:
@@ -329,10 +374,11 @@ def slope_product(net: RecurrentNet, sequences: Sequence[Sequence[int]]) -> floa
 
 # === WHAT IS REMEMBERED ===
 
-# The trained nets are tested at lengths that they were not trained on. A net that has learned
-# "store, replace, hold" will not mind. One that has learned to read a letter from what is left
-# of it after about 20 steps fails where more or less is left. (Only the RNN with the curriculum
-# has met length 8.)
+# The trained nets are tested at lengths that they were not trained on. A net that stores, replaces
+# and then holds without loss would be right at all of them. One that has learned to read a letter
+# from what has become of it after about 20 steps fails at other distances. The GRU's gates are
+# graded, not switches: a unit that kept 0.94 at every step would have 0.94^72 = 0.01 of its state
+# left after the 72 steps that length 96 adds. (Only the RNN with the curriculum has met length 8.)
 
 
 def accuracies(
@@ -360,7 +406,7 @@ def update_gates(net: GRU, sequence: Sequence[int]) -> list[list[float]]:
 # What else was tried. Each line is a whole run of its own with one thing changed; the number is
 # the accuracy at length 24, or at 48 where it says so.
 #
-#     RNN, 370 steps: as many symbols as the curriculum   0.34 [results: longer.rnn]
+#     RNN, 370 steps (about the curriculum's symbols)     0.34 [results: longer.rnn]
 #     RNN, RNN_RATE = 0.002                               0.26 [results: low_rate.rnn]
 #     RNN, RNN_RATE = 0.03                                0.26 [results: high_rate.rnn]
 #     RNN, INPUT_SPREAD = 0.3                             0.55 [results: small_inputs.rnn]
@@ -372,14 +418,14 @@ def update_gates(net: GRU, sequence: Sequence[int]) -> list[list[float]]:
 # Small inputs keep the RNN's units in the steep middle of tanh. The GRU's lead in gradient shrinks
 # from thousands to 14 [results: small_inputs.gradient_ratio], and the RNN learns a part of the
 # task. A GRU with bias 0 leads by 26 [results: gru_bias_0.gradient_ratio] only, and has not
-# finished in 200 steps: gates alone do not keep a gradient alive, gates that begin by keeping do.
-# The leaky net holds a single letter fairly well. What it lacks is a way to replace one when the
-# next comes, and a gate that does not read its input lacks this too.
+# finished in 200 steps: that there are gates does not keep a gradient alive, that they begin by
+# keeping does. But to keep is not enough. The leaky net holds a single letter fairly well. What it
+# lacks is a way to replace one when the next comes, as does a gate that does not read its input.
 #
-# One thing may surprise: after its curriculum an RNN can be right at length 96 although its
+# One thing may surprise you: after its curriculum an RNN can be right at length 96 although its
 # gradient fades. Bengio, Simard & Frasconi (1994) show how these belong together: in a memory that
 # is safe against noise small changes of the state die out, and a gradient measures what small
-# changes do. So the safer an RNN holds a letter, the less a gradient from far away can tell of it.
+# changes do. Fading before training hides the letter; afterwards it can be the price of a latch.
 
 
 def main() -> dict[str, object]:
@@ -399,11 +445,13 @@ def main() -> dict[str, object]:
     nets = {name: net for name, (net, _, _) in plans.items()}
     before = {name: gradient_profile(nets[name], *probe) for name in ("RNN", "leaky", "GRU")}
     estimates = {
-        "RNN": slope_product(nets["RNN"], probe[0]),
-        "leaky": max(0.0, 2.0 * LEAK_KEEP - 1.0) ** DISTANCE,
-        "GRU": sigmoid_of(UPDATE_BIAS) ** DISTANCE,
+        "RNN": f"about {slope_product(nets['RNN'], probe[0]):.2g}",
+        "leaky": f">= {max(0.0, 2.0 * LEAK_KEEP - 1.0) ** DISTANCE:.2g}",
+        "GRU": f"about {sigmoid_of(UPDATE_BIAS) ** DISTANCE:.2g}",
     }
     report_profiles("before training", before, estimates)
+    agreed = {name: agreement(nets[name], *probe) for name in before}
+    report_agreement(agreed)
 
     for name, (net, stages, rate) in plans.items():
         size = sum(len(p.data) * len(p.data[0]) for p in net.parameters())
@@ -426,7 +474,8 @@ def main() -> dict[str, object]:
         "gradient_ratio": before["GRU"][DISTANCE] / before["RNN"][DISTANCE],
     }
     report_conclusion(headline, scores, after["RNN, curriculum"][DISTANCE])
-    return {**headline, "details": {"scores": scores, "before": before, "after": after}}
+    details = {"scores": scores, "before": before, "after": after, "agreement": agreed}
+    return {**headline, "details": details}
 
 
 # === APPENDIX: REPORT AND HELPERS ===
@@ -440,29 +489,33 @@ def report_task(sequences: Sequence[Sequence[int]], answers: Sequence[int]) -> N
     print(f"Guessing: accuracy {1 / NUM_LETTERS}, loss ln {NUM_LETTERS} = {math.log(4):.3f}")
 
 
-def report_profiles(
-    when: str, profiles: dict[str, list[float]], estimates: dict[str, float]
-) -> None:
+def report_profiles(when: str, profiles: dict[str, list[float]], estimates: dict[str, str]) -> None:
     """Draw each gradient profile as a line of shades, one shade for each power of ten."""
-    print(f"\nThe gradient {when}, handed back from the last state (left)")
-    print("One shade lighter is ten times weaker; @ is as strong as at the last state.")
+    print(f"\nThe gradient {when}, from the last state (left) backwards")
+    print("One shade lighter is ten times weaker; @ is as at the last state, or stronger.")
     heading = f"{'':<18}{'0':<{DISTANCE}}{DISTANCE} steps back   left of it"
-    print(heading + ("   estimate" if estimates else ""))
+    print(heading + ("   expected" if estimates else ""))
     for name, profile in profiles.items():
         decades = [min(0, max(-9, round(math.log10(max(value, 1e-9))))) for value in profile]
         line = "".join(SHADES[9 + decade] for decade in decades)
         text = f"{name:<18}{line:<{DISTANCE + 15}}{profile[DISTANCE]:>11.2g}"
-        print(text + (f"{estimates[name]:>11.2g}" if name in estimates else ""))
+        print(text + (f"   {estimates[name]}" if name in estimates else ""))
+
+
+def report_agreement(agreed: dict[str, float]) -> None:
+    """The mean cosine of every net."""
+    print("\nDo batches agree on how the capitals' rows of w_x should change? Mean cosine")
+    print("of two gradients: " + ", ".join(f"{name} {value:.2f}" for name, value in agreed.items()))
 
 
 def report_scores(scores: dict[str, dict[int, float]]) -> None:
     """One line per net: accuracy at every test length."""
     print(f"\nAccuracy on {NUM_TEST} new sequences, by their length")
     print(f"{'':<18}" + "".join(f"{length:>8}" for length in TEST_LENGTHS))
-    print(f"{'guessing':<18}" + f"{1 / NUM_LETTERS:>8.2f}" * len(TEST_LENGTHS))
+    print(f"{'guessing':<18}" + f"{1 / NUM_LETTERS:>8.3f}" * len(TEST_LENGTHS))
     for name, by_length in scores.items():
-        print(f"{name:<18}" + "".join(f"{by_length[length]:>8.2f}" for length in TEST_LENGTHS))
-    print(f"{'best possible':<18}" + f"{1:>8.2f}" * len(TEST_LENGTHS))
+        print(f"{name:<18}" + "".join(f"{by_length[length]:>8.3f}" for length in TEST_LENGTHS))
+    print(f"{'best possible':<18}" + f"{1:>8.3f}" * len(TEST_LENGTHS))
 
 
 def report_gates(net: GRU, sequences: Sequence[Sequence[int]]) -> None:
@@ -482,7 +535,7 @@ def report_gates(net: GRU, sequences: Sequence[Sequence[int]]) -> None:
     for unit in chosen:
         digits = "".join(str(min(9, int(10.0 * z[unit]))) for z in gates)
         print(f"  unit {unit:<5}{digits}", end="")
-        print(f"{letter_means[unit]:>19.2f}{noise_means[unit]:>8.2f}")
+        print(f"               {letter_means[unit]:.2f}    {noise_means[unit]:.2f}")
 
 
 def report_conclusion(
@@ -493,37 +546,29 @@ def report_conclusion(
     """
     rnn, gru, curriculum = numbers["rnn"], numbers["gru"], numbers["curriculum"]
     guess, longest = 1 / NUM_LETTERS, max(TEST_LENGTHS)
-    print(
-        f"\nLength {LENGTH}: the RNN is right in {rnn:.0%} of cases (guessing {guess:.0%}), the GRU"
-    )
-    print(
-        f"in {gru:.0%}. Before training, {numbers['gradient_ratio']:,.0f} times more of the GRU's"
-    )
+    times = f"{numbers['gradient_ratio']:,.0f}"
+    print(f"\nLength {LENGTH}: the RNN is right in {rnn:.1%} of cases (guessing {guess:.1%}),")
+    print(f"the GRU in {gru:.1%}. Before training, {times} times more of the GRU's")
     print(f"gradient than of the RNN's was left {DISTANCE} steps back.")
     if curriculum > rnn + 0.2:
-        print(
-            f"With a curriculum, an RNN of the same size reaches {curriculum:.0%}: it has room for"
-        )
-        print("the memory, and does not learn it from far away.")
+        print(f"With a curriculum, an RNN of the same size reaches {curriculum:.1%}: it has")
+        print("room for the memory, and does not learn it from far away.")
         last, gru_last = scores["RNN, curriculum"][longest], scores["GRU"][longest]
         if last > gru_last + 0.05:
-            print(
-                f"At length {longest} it is even right more often than the GRU ({last:.0%} against"
-            )
-            print(f"{gru_last:.0%}): here gates help to learn more than to hold.")
+            print(f"At length {longest} it is even right more often than the GRU ({last:.1%} to")
+            print(f"{gru_last:.1%}), which was trained at one length only.")
         if left < 0.1:
             print(f"It remembers although its own gradient still fades ({left:.2g} is left).")
     else:
-        print(f"A curriculum does not help the RNN ({curriculum:.0%}).")
-    leaky, leaky_long, gru_long = (
-        scores["leaky"][LENGTH],
-        numbers["leaky_long"],
-        numbers["gru_long"],
-    )
-    print(f"From length {LENGTH} to {2 * LENGTH} the leaky net goes from {leaky:.0%} to", end=" ")
-    print(f"{leaky_long:.0%}; the GRU has {gru_long:.0%}.")
-    if leaky - leaky_long > 0.2 and gru - gru_long < 0.2:
-        print("What the leaky net has learned serves one distance only.")
+        print(f"A curriculum does not help the RNN ({curriculum:.1%}).")
+    leaky, leaky_long = scores["leaky"][LENGTH], numbers["leaky_long"]
+    print(f"From length {LENGTH} to {2 * LENGTH} the leaky net goes from {leaky:.1%} to", end=" ")
+    print(f"{leaky_long:.1%}. The GRU\nhas {numbers['gru_long']:.1%} there.")
+    if leaky_long < guess - 0.1:
+        print("The leaky net is then wrong more often than a guesser. So it has not forgotten")
+        print("the letter, but reads it as another one.")
+    elif leaky > leaky_long + 0.2:
+        print("What the leaky net has learned does not carry over to a longer distance.")
 
 
 def random_matrix(rows: int, columns: int, spread: float, rng: random.Random) -> Tensor:
@@ -541,8 +586,8 @@ def orthogonal(size: int, rng: random.Random) -> list[list[float]]:
         for other in rows + rows:
             along = dot(row, other)
             row = [value - along * o for value, o in zip(row, other)]
-        length = math.sqrt(dot(row, row))
-        rows.append([value / length for value in row])
+        norm = math.sqrt(dot(row, row))
+        rows.append([value / norm for value in row])
     return rows
 
 
@@ -574,7 +619,7 @@ def gru_cell(x: Tensor, a: Tensor, h: Tensor) -> Tensor:
     # With s = sigmoid(u): ds/du = s (1 - s). With n = tanh(u): dn/du = 1 - n^2. So
     #   h' = z h + (1 - z) n      d_h = z d       d_z = (h - n) d      d_n = (1 - z) d
     #   n = tanh(x_n + r a_n)     d_x_n = (1 - n^2) d_n     d_a_n = r d_x_n     d_r = a_n d_x_n
-    #   z = sigmoid(x_z + a_z)    d_x_z = d_a_z = z (1 - z) d_z                 r alike
+    #   z = sigmoid(x_z + a_z)    d_x_z = d_a_z = z (1 - z) d_z                 likewise for r
     def pass_back(d_out: list[list[float]]) -> tuple:
         d_x, d_a, d_h = [], [], []
         for d, a_row, h_row, (_, r, z, n) in zip(d_out, a.data, h.data, rows):

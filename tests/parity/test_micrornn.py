@@ -77,7 +77,7 @@ def test_states_loss_and_every_gradient(kind, seed):
 
 @pytest.mark.parametrize("kind", ["rnn", "leaky", "gru"])
 def test_the_gradient_profile(kind):
-    """The length of dL/dh at every distance, by autograd through a loop of plain formulas."""
+    """The norm of dL/dh at every distance, by autograd through a loop of plain formulas."""
     rng = random.Random(3)
     net = {
         "rnn": lambda: script.RNN(6, 0.0, rng),
