@@ -85,7 +85,7 @@ CLOSED_RATE = 0.03  # it falls to 0 in a straight line, too
 
 # Every country has two passages, each written in one of three ways, and 12 questions: 4 relations
 # in 3 wordings (an appendix has them all). Most share with their passage nothing but the country's
-# name and words such as "is" and "the":
+# name and words such as "is" and "the".
 #
 #     passage, kind "place"   the seat of government of croatia is zagreb . croatia is part of ...
 #     passage, kind "life"    people in croatia speak croatian and pay with the kuna .
@@ -147,29 +147,28 @@ class BM25:
 
 # Words fail where a question is worded differently. "what tongue is spoken in croatia" shares with
 # the passage that answers it, "people in croatia speak croatian ...", only "in" and "croatia". The
-# other passage on croatia has "croatia" and "is" twice, and BM25 takes it: 6.2 against 4.8. So
-# every word gets a vector, a text the sum of its words' vectors scaled to length 1, and training
-# moves the vectors until questions lie close to the passages that answer them. (Real systems put
-# a transformer in the place of the sum: Karpukhin et al., 2020, took two BERTs.)
+# other passage on croatia has "croatia" and "is" twice, and BM25 takes it: 6.2 against 4.8. And
+# several common words can outweigh the name: "which city is the seat of government of croatia"
+# suits every country whose passage is worded like that. So every word gets a vector, a text the
+# sum of its words' vectors scaled to length 1, and training moves the vectors until questions lie
+# close to the passages that answer them. (Real systems put a transformer in the place of the sum:
+# Karpukhin et al., 2020, took two BERTs.)
 #
 # Why should this work for a country that training never met? Its name keeps its random vector, in
 # the question and in the passages alike; only the other words had to be learned. In many dimensions
 # random vectors are nearly at right angles (Johnson & Lindenstrauss), so a name fits itself best.
 # With only 32 their cosines are about +- 1/sqrt(32) = 0.18, and training lengthens the names that
-# it meets, so in the sum a new one weighs less: this search takes wrong countries. (Sciavolino et
-# al., 2021, found such encoders weak on rare names, too. And on texts unlike its training's, an
-# encoder may well lose to BM25: Thakur et al., 2021.)
+# it meets, so in the sum a new one weighs less. In the run this search mistakes countries and
+# nothing else. (Sciavolino et al., 2021, found such encoders weak on rare names, too. And on texts
+# unlike those that it was trained on, an encoder may well lose to BM25: Thakur et al., 2021.)
 
 
 class TextEncoder:
-    """Texts -> vectors. A word weighs as much as its vector is long. Every word of the passages has
-    a vector, trained or not; real encoders cut new words into known pieces.
-    """
+    """Texts -> vectors. Every known word has one; real encoders cut new words into known pieces."""
 
     def __init__(self, words: list[str], rng: random.Random) -> None:
         self.index_of = {word: i for i, word in enumerate(words)}
-        # A compromise: shorter untrained names drown among the trained words; a longer start takes
-        # longer to train.
+        # Shorter untrained names would drown among trained words; longer vectors train longer.
         self.table = gaussian(len(words), DENSE_WIDTH, 0.3, rng)
 
     def encode(self, texts: list[list[str]]) -> Tensor:
@@ -179,10 +178,10 @@ class TextEncoder:
 
 
 def contrastive_loss(questions: Tensor, passages: Tensor) -> Tensor:
-    """Question i must pick passage i among the N of the batch, and passage i question i: two
-    cross-entropies over cosines [N][N]. The others of the batch are the wrong choices (in-batch
-    negatives). In sentence_transformers 6: MultipleNegativesRankingLoss(model, scale=10,
-    directions=("query_to_doc", "doc_to_query"), partition_mode="per_direction").
+    """Question i must pick passage i among the N of the batch (in-batch negatives), and passage i
+    question i: two cross-entropies over cosines [N][N]. In sentence_transformers 6, this is
+    MultipleNegativesRankingLoss(model, scale=10, directions=("query_to_doc", "doc_to_query"),
+    partition_mode="per_direction").
     """
     targets = list(range(len(questions.data)))
     forwards = linear(questions, passages) * (1.0 / TEMPERATURE)
@@ -215,9 +214,8 @@ def train_encoder(
 
 # BM25 scores and cosines have no common scale, but ranks have: a passage scores 1 / (k + rank) in
 # each list. With a small k a first place weighs most; with a large k, standing high in both lists.
-# Fusion pays if few questions are missed by both searches. Production systems often add a third
-# stage: a re-ranker (cross-encoder), a model that reads the question together with each of the
-# first passages and sorts these anew.
+# Fusion pays if few questions are missed by both. Production systems often add a third stage: a
+# re-ranker (cross-encoder) reads the question together with each of the first passages.
 
 
 def reciprocal_rank_fusion(rankings: list[list[int]], fusion_k: float) -> list[int]:
@@ -268,8 +266,8 @@ def recall(rankings: list[list[int]], questions: list[Question], top: int = 1) -
 
 # The reader gets the source, that is the passage and the question, and writes the answer word by
 # word. Each next word can come about in two ways:
-#   generated   from a fixed list, as in any language model. The list holds the words of the
-#               training answers. The run prints how many of the test's facts it lacks;
+#   generated   from a fixed list, as in any language model. It holds the words of the training
+#               answers, so no capital of a test country, as the run shows;
 #   copied      from the source: the attention on a word is the probability to copy it.
 # A gate g mixes the two. See et al., 2017, eq. 9, where g is p_gen, the attention a^t:
 #
@@ -317,25 +315,21 @@ class Memory(NamedTuple):
 
 
 class Reader:
-    """One attention from the answer to the source. It is used twice: to collect what the next word
-    depends on, and to copy.
-
-    This task needs no MLP and no second layer. In production the reader is a pretrained
-    transformer, which has learned to copy without a gate and is given the passage in its prompt.
+    """One attention from the answer to the source, used twice: to collect what the next word
+    depends on, and to copy. In production the reader is a pretrained transformer, which copies
+    without a gate and is given the passage in its prompt.
     """
 
     def __init__(self, words: list[str], generator: list[str], rng: random.Random) -> None:
         self.index_of = {word: i for i, word in enumerate([START, *STAND_INS, *words])}
         self.generator = {word: i for i, word in enumerate(generator)}
         self.embedding = gaussian(len(self.index_of), WIDTH, 1.0, rng)
-        # Shares of the word before and of the one before that. They start equal: that "a b x" is
-        # not "b a x" must be learned.
+        # Shares of the word before and of the one before that. They start equal and are learned.
         self.gain_previous = Tensor([[0.5] * WIDTH])
         self.gain_before = Tensor([[0.5] * WIDTH])
         self.segment = gaussian(2, WIDTH, 0.5, rng)  # marks words of a passage, of a question
-        self.query, self.key, self.value = [
-            gaussian(WIDTH, WIDTH, WIDTH**-0.5, rng) for _ in range(3)
-        ]
+        square = (WIDTH, WIDTH, WIDTH**-0.5)
+        self.query, self.key, self.value = [gaussian(*square, rng) for _ in range(3)]
         self.head = gaussian(len(generator), WIDTH, 0.1, rng)
         self.gate_head = Tensor([[0.0] * WIDTH])  # sigmoid(0): half generated, half copied
 
@@ -379,13 +373,11 @@ class Reader:
 
 
 def reader_loss(reader: Reader, examples: list[tuple[list[str], ...]]) -> Tensor:
-    """(passage, question, answer) examples, all at once -> mean loss [1][1]. Each row is given the
-    true words before its target (teacher forcing).
-    """
+    """(passage, question, answer) examples, all at once -> mean loss [1][1]."""
     memory = reader.read([(passage, question) for passage, question, _ in examples])
     last, which_text, targets, places = [], [], [], []
     for number, (_, _, words) in enumerate(examples):
-        last += windows([START, *words[:-1]])
+        last += windows([START, *words[:-1]])  # the true words, whatever it would have said
         which_text += [number] * len(words)
         for word in words:
             targets.append(reader.generator.get(word))  # None: can only be copied
@@ -397,17 +389,17 @@ def reader_loss(reader: Reader, examples: list[tuple[list[str], ...]]) -> Tensor
 # === TRAINING THE READER ===
 
 # A reader that meets the same 40 countries again and again can learn to look for the word "zloty".
-# So in half of the examples all names are replaced by stand-ins. These are words whose vectors are
-# drawn anew at every step: nothing can be learned about them but where they stand. The gain is
-# small here: without them 97% [results: no_stand_ins.reader_accuracy] of the test questions are
-# read correctly from the right passage; compare the line "the right one" of this run.
+# So in half of the examples all names are replaced by stand-ins, words whose vectors are drawn anew
+# at every step: nothing can be learned about them but where they stand. The gain is small here:
+# without them 97% [results: no_stand_ins.reader_accuracy] of the test questions are read correctly
+# from the right passage; compare the line "the right one" of this run.
 
 
 def train_reader(
     reader: Reader, passages: list[Passage], questions: list[Question], rng: random.Random
 ) -> None:
     """Teach the reader to answer training questions from the passages that answer them."""
-    # 0.95 is usual for language models. A word that training never meets stays as it is.
+    # 0.95 is usual for language models. The vector of a word never met in training stays.
     optimizer = Adam(reader.parameters(), betas=(0.9, 0.95))
     for step in range(1, READER_STEPS + 1):
         # The table's rows: the start mark, the stand-ins, all other words.
@@ -473,12 +465,12 @@ def generate_answers(reader: Reader, texts: Pairs) -> list[Answer]:
 #     accuracy = recall * (right if found) + (1 - recall) * (right if not)
 #
 # Say for 60 of 100 questions the passage is found, 57 of these are answered right, and 2 of the
-# other 40 by luck: 0.60 * 0.95 + 0.40 * 0.05 = 0.59. Two things have to be measured. Is "right if
-# found" the same for all searches? Then search and reader can be improved apart, the worse one
-# first. Is "right if not" small? Then the chain is hardly better than its search. It is often said
-# that retrieval ends a model's inventions. It moves them: a wrong passage is read as faithfully as
-# a right one, and a faithful answer is not yet a true one. Production systems decline below a
-# search score, and check whether the passage entails the answer.
+# other 40 by luck: 0.60 * 0.95 + 0.40 * 0.05 = 0.59. Two things are to be measured. Is "right if
+# found" the same for all searches? Then search and reader can be improved apart, the worse first.
+# Is "right if not" small? Then the chain is hardly better than its search. It is often said that
+# retrieval ends a model's inventions. It moves them: a wrong passage is read as faithfully as a
+# right one, and a faithful answer need not be true. Production systems decline below a search
+# score, and check whether the passage entails the answer.
 
 
 class Score(NamedTuple):
@@ -513,14 +505,14 @@ def main() -> dict[str, object]:
     words = sorted({word for text in [*passages, *training] for word in text.words})
     encoder = TextEncoder(words, rng)
     train_encoder(encoder, passages, training, rng)
-    # fusion_k is chosen on countries that the vectors were not trained on. On their training
-    # questions the vectors alone miss nothing, and fusion could not help.
+    # fusion_k is chosen on countries that the vectors were not trained on: on their training
+    # questions they miss nothing, and fusion could not help. 96 questions leave it open which of
+    # 2, 5 and 10 is best.
     tuned = search_both(encoder, passages, tuning)
     recalls = {k: recall(fuse(tuned, k), tuning) for k in FUSION_K_CHOICES}
     fusion_k = max(recalls, key=recalls.get)  # of equal values the smallest
     rankings = search_both(encoder, passages, test)
-    on_test = {k: recall(fuse(rankings, k), test) for k in recalls}
-    report_fusion_k(recalls, on_test, fusion_k, len(tuning))
+    report_fusion_k(recalls, rankings, test, fusion_k)
     rankings["both, fused"] = fuse(rankings, fusion_k)
     on_training = recall(search_both(encoder, passages, training)["vectors"], training)
     report_search(rankings, passages, test, on_training)
@@ -637,7 +629,7 @@ def report_search(
             f"{abroad:>24}{len(missed[name]) - abroad:>16}"
         )
     print(f"BM25 and the vectors both miss {len(missed['BM25'] & missed['vectors'])} questions.")
-    print(f"(On their training questions the vectors alone reach {on_training:.3f}.)")
+    print(f"(On the training questions the vectors alone reach {on_training:.3f}.)")
 
 
 def report_lengths(encoder: TextEncoder, groups: Sequence[list[str]]) -> None:
@@ -651,17 +643,18 @@ def report_lengths(encoder: TextEncoder, groups: Sequence[list[str]]) -> None:
 
 
 def report_fusion_k(
-    recalls: dict[int, float], on_test: dict[int, float], fusion_k: int, num_tuning: int
+    recalls: dict[int, float],
+    rankings: dict[str, list[list[int]]],
+    test: list[Question],
+    fusion_k: int,
 ) -> None:
     """How the constant was chosen, and what the others would have given."""
+    on_test = [recall(fuse(rankings, k), test) for k in recalls]
     print("\nHow often the fused search finds the right passage, by its constant k")
     print("k                     " + "".join([f"{k:>8}" for k in recalls]))
     print("recall@1, tuning      " + "".join([f"{value:>8.3f}" for value in recalls.values()]))
-    print("recall@1, test        " + "".join([f"{value:>8.3f}" for value in on_test.values()]))
-    print(
-        f"k = {fusion_k} is used: the best in tuning, of equal ones the smallest. (The tuning has"
-    )
-    print(f"{num_tuning} questions; one more or less is {1 / num_tuning:.3f}.)")
+    print("recall@1, test        " + "".join([f"{value:>8.3f}" for value in on_test]))
+    print(f"k = {fusion_k} is used: the best in tuning, of equal ones the smallest.")
 
 
 def report_generator(generator: list[str], test: list[Question]) -> None:
@@ -732,8 +725,8 @@ def report_wrong(
     share = sum(faithful) / len(faithful)
     print(f"It says the passage's fact in {share:.3f} of the cases, and the truth in ", end="")
     print(f"{sum(true) / len(true):.3f}.")
-    print(f"Gate on that word, on average: {gate:.2f}. Probability p of the whole answer, on")
-    print(f"average: {misled:.2f}; with the right passages: {sure:.2f}.")
+    print(f"Mean gate on that word: {gate:.2f} (0 is copied). Mean p, the probability of the whole")
+    print(f"answer: {misled:.2f}; with the right passages: {sure:.2f}.")
     return share
 
 
@@ -755,14 +748,9 @@ def edit_and_ask(
     for texts in (passages, edited):
         firsts = [ranking[0] for ranking in fuse(search_both(encoder, texts, asked), fusion_k)]
         answers.append(answer_all(reader, texts, asked, firsts))
-    return report_edits(asked, *answers)
-
-
-def report_edits(asked: list[Question], before: list[Answer], after: list[Answer]) -> float:
-    """Answers before and after the edit -> the share that follows it."""
     print("\nOne word of a passage is edited; search and reader keep all their weights")
     followed = []
-    for question, old, new in zip(asked, before, after):
+    for question, old, new in zip(asked, *answers):
         wanted = EDITS[question.country, question.relation]
         followed.append(new.words[3] == wanted)
         print(
@@ -781,11 +769,8 @@ def report_conclusion(numbers: dict[str, float], scores: dict[str, Score], guess
     if recall_at_1 > best:
         print(f"Fusing two searches finds more than the better of them ({best:.3f}).")
     if numbers["closed_book_accuracy"] < guessed + 0.1:
-        print(
-            f"Without passages {numbers['closed_book_accuracy']:.3f} are right: no training ",
-            end="",
-        )
-        print("question was about a test")
+        print(f"Without passages {numbers['closed_book_accuracy']:.3f} are right: ", end="")
+        print("no training question was about a test")
         print("country, so there was nothing to learn about it.")
     if numbers["copied_when_wrong"] > 0.8:
         print("The reader repeats what its passage says: its answer is as true as the passage.")
