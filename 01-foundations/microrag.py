@@ -148,11 +148,11 @@ class BM25:
 # Words fail where a question is worded differently. "what tongue is spoken in croatia" shares with
 # the passage that answers it, "people in croatia speak croatian ...", only "in" and "croatia". The
 # other passage on croatia has "croatia" and "is" twice, and BM25 takes it: 6.2 against 4.8. And
-# several common words can outweigh the name: "which city is the seat of government of croatia"
-# suits every country whose passage is worded like that. So every word gets a vector, a text the
-# sum of its words' vectors scaled to length 1, and training moves the vectors until questions lie
-# close to the passages that answer them. (Real systems put a transformer in the place of the sum:
-# Karpukhin et al., 2020, took two BERTs.)
+# several common words can outweigh the name: "which city is the seat of government of peru" finds
+# another country's passage that has these words, if that on peru has others. So every word gets a
+# vector, a text the sum of its words' vectors scaled to length 1, and training moves the vectors
+# until questions lie close to the passages that answer them. (Real systems put a transformer in
+# the place of the sum: Karpukhin et al., 2020, took two BERTs.)
 #
 # Why should this work for a country that training never met? Its name keeps its random vector, in
 # the question and in the passages alike; only the other words had to be learned. In many dimensions

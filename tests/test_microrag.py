@@ -227,6 +227,16 @@ def test_words_fail_where_the_comment_says():
     assert [round(found[number], 1) for number in (first, second)] == [6.2, 4.8]
 
 
+def test_common_words_outweigh_the_name():
+    """Of each country, whether its passage has the words of the question decides."""
+    bm25 = script.BM25([passage.words for passage in PASSAGES])
+    for question in TRAINING + TUNING + TEST:
+        if "seat" in question.words:
+            first = next(iter(bm25.search(question.words)))
+            worded_alike = "seat" in PASSAGES[question.gold].words
+            assert (PASSAGES[first].country == question.country) == worded_alike
+
+
 def test_the_contrastive_loss_knows_nothing_and_everything():
     same = script.Tensor([[1.0, 0.0]] * 4)
     assert script.contrastive_loss(same, same).item() == pytest.approx(math.log(4), rel=1e-12)
