@@ -64,7 +64,7 @@ def test_the_contrastive_loss_and_its_gradients_against_sentence_transformers():
 
     table = torch.tensor(encoder.table.data, dtype=torch.float64, requires_grad=True)
     sums = [
-        torch.stack([table[[encoder.row[w] for w in text]].sum(0) for text in side])
+        torch.stack([table[[encoder.index_of[w] for w in text]].sum(0) for text in side])
         for side in sides
     ]
     loss = MultipleNegativesRankingLoss(
@@ -78,16 +78,17 @@ def test_the_contrastive_loss_and_its_gradients_against_sentence_transformers():
     close(encoder.table.grad, table.grad)
 
 
-KEYS = ("embedding", "previous", "before", "segment", "query", "key", "value", "head", "gate")
+KEYS = ("embedding", "gain_previous", "gain_before", "segment", "query", "key", "value", "head")
+KEYS += ("gate_head",)
 
 
 def torch_loss(weights, reader, examples):
     """The reader's loss, one example at a time, with torch.scatter_add for the copying."""
 
     def embed(words):
-        ids = [torch.tensor([reader.row[w] for w in c]) for c in zip(*script.windows(words))]
+        ids = [torch.tensor([reader.index_of[w] for w in c]) for c in zip(*script.windows(words))]
         rows = [F.rms_norm(weights["embedding"][i], (script.WIDTH,), eps=1e-5) for i in ids]
-        return rows[0] + rows[1] * weights["previous"] + rows[2] * weights["before"]
+        return rows[0] + rows[1] * weights["gain_previous"] + rows[2] * weights["gain_before"]
 
     def norm(x):
         return F.rms_norm(x, (script.WIDTH,), eps=1e-5)
@@ -102,14 +103,14 @@ def torch_loss(weights, reader, examples):
         attention = torch.softmax(q @ k.T / math.sqrt(script.WIDTH), dim=-1)
         context = F.scaled_dot_product_attention(q[None], k[None], v[None])[0]
         y = norm(y + context)
-        g = torch.sigmoid(F.linear(y, weights["gate"]))
-        listed = torch.tensor([reader.row[word] for word in reader.generator])
+        g = torch.sigmoid(F.linear(y, weights["gate_head"]))
+        listed = torch.tensor([reader.index_of[word] for word in reader.generator])
         generated = torch.softmax(F.linear(y, weights["head"]), dim=-1)
-        p = torch.zeros(len(answer), len(reader.row), dtype=torch.float64)
+        p = torch.zeros(len(answer), len(reader.index_of), dtype=torch.float64)
         p = p.index_add(1, listed, g * generated)
-        source = torch.tensor([reader.row[word] for word in passage + question])
+        source = torch.tensor([reader.index_of[word] for word in passage + question])
         p = p.scatter_add(1, source.expand(len(answer), -1), (1.0 - g) * attention)
-        targets = torch.tensor([reader.row[word] for word in answer])
+        targets = torch.tensor([reader.index_of[word] for word in answer])
         losses.append(-p.gather(1, targets[:, None]).log())
     return torch.cat(losses).mean()
 
@@ -119,7 +120,7 @@ def reader_and_weights(seed):
     reader = script.Reader(WORDS, generator, random.Random(seed))
     # A zero gate would hide mistakes in it, and small logits mistakes in the list.
     rng = random.Random(seed + 1)
-    reader.gate = script.gaussian(1, script.WIDTH, 0.5, rng)
+    reader.gate_head = script.gaussian(1, script.WIDTH, 0.5, rng)
     reader.head.data = [[10.0 * x for x in row] for row in reader.head.data]
     weights = {
         key: torch.tensor(getattr(reader, key).data, dtype=torch.float64, requires_grad=True)
