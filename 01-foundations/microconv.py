@@ -266,7 +266,7 @@ def conv2d_max(
     # In the example above the maximum is 2 and the winner (1 0 1 1): with d_out = 1 this patch is
     # the gradient, and a step against it makes the filter match it less. The other places need no
     # work, so the way back is nearly free. Of equal responses the first wins (as in PyTorch's
-    # max_pool2d). Images are data and want no gradient; a layer further up would have to add
+    # max_pool2d). Images are data and want no gradient; a second layer would have to add
     # d_out * w to the gradient of the winner's pixels.
     def pass_back(d_out: list[list[float]]) -> tuple:
         d_weight, d_bias = [], []
@@ -672,8 +672,8 @@ def report_conclusion(numbers: dict[str, float], rows: dict[str, dict[str, float
     if gain > 0.0:
         print(f"In the centre, tiles are ahead by {100 * gain:.0f} points after {EPOCHS} epochs.")
     print(f"The maximum over the map keeps {NUM_FILTERS} numbers of an image, and none tells where")
-    print("on the canvas it is from. They are enough to read", end=" ")
-    print(f"{numbers['global_centre']:.0%} of the digits.")
+    read = f"{numbers['global_centre']:.0%} of the digits"
+    print(f"on the canvas it is from. They are enough to read {read}.")
 
 
 # === APPENDIX: ENGINE (common/engine.py; microautograd.py derives it) ===
