@@ -1,42 +1,44 @@
 """A convolution and a maximum recognise a digit anywhere after seeing it in one place only.
 
 A convolution lays a small filter on every place of an image and writes down how well it matches
-there. When the image moves, these matches move along and do not change. Keep only the best match
-of each filter, and the result does not change at all, wherever the image stands.
+there. When a digit moves on empty paper, these matches move along and do not change. Keep only
+the best match of each filter, and the result does not change at all, wherever the digit stands.
 
 The run takes handwritten digits of 8 x 8 pixels and puts them in the middle of a canvas of
 12 x 12. Three networks learn from this one position, from the same number of images: an MLP, and
-two convolutional networks that differ in one number, the size of the tiles over which they take
-the maximum: 4 x 4 places, or the whole image. A fourth network, again an MLP, gets as many
-images, but moved to random positions (data augmentation). Then all four are tested on digits by
-other writers at all 25 positions. Look at three things: which of
-convolution and maximum makes the output follow the digit, and which makes it stand still; the
-four maps of the accuracy by position; and how well a network reads that keeps 16 numbers of an
-image and no trace of where anything was.
+two convolutional networks. These differ in the size of the tiles over which they take the
+maximum, 4 x 4 places or the whole image, and so in the size of their last layer. A fourth
+network, again an MLP, gets as many images, but moved to random positions (data augmentation).
+Then all four are tested at all 25 positions, on digits that are mostly by other writers. Look at
+three things: which of convolution and maximum makes the output follow the digit, and which makes
+it stay; the four charts of the accuracy by position; and how well a network can read from 16
+numbers per image, none of which tells where on the canvas anything was.
 
 In the code    In the papers    Meaning                                          Shape
-image          x, f             pixels, row after row, 0 = paper, 1 = ink        [size*size]
+image          x                pixels, row after row, 0 = paper, 1 = ink        [size*size]
 weight         w, K             one filter per row                               [F][k*k]
 patch                           the pixels under the filter at one place         [k*k]
-response       y, (f * K)       how well one filter matches one patch            one number
+response       y, (x * K)       how well one filter matches one patch            one number
 map            feature map      one filter's responses at all places             [side*side]
 tile           pooling window   the side of the square that a maximum is over    one number
 offset         T                how far down and right the digit stands          (dy, dx)
 
-Equivariant means: the input moves and the output moves along. Invariant means: the input moves
-and the output stays.
+The shapes are of N images, F filters of k x k weights, and maps with
+side = size + 2 * padding - k + 1 places on a side. T moves the digit by the offset. Equivariant
+means: the input moves and the output moves along. Invariant means: the input moves and the
+output stays.
 
-What is left out: images of several channels and networks of several layers, where a filter reads
-the maps of the layer below; strides (convolutions that skip places); rotation and scaling, to
-which this network is not invariant.
+What is left out: networks of several layers; clutter (a second thing on the paper adds maxima of
+its own); rotation and scaling, to which this network is not invariant; and a validation set (no
+digits were set aside to choose the learning rates).
 
 A number marked [results: ...] is not from this run: it was recorded from a run with one thing
 changed, and stands in results/microconv.json under that key.
 
 Papers: Fukushima, "Neocognitron", 1980. LeCun et al., "Gradient-Based Learning Applied to
 Document Recognition", 1998. Krizhevsky et al., "ImageNet Classification with Deep Convolutional
-Neural Networks", 2012. Lin et al., "Network In Network", 2013, arXiv:1312.4400 (pooling over the
-whole image). He et al., "Deep Residual Learning", 2015, arXiv:1512.03385. Azulay & Weiss, "Why do
+Neural Networks", 2012. Lin et al., "Network In Network", 2013, arXiv:1312.4400 (global average
+pooling). He et al., "Deep Residual Learning", 2015, arXiv:1512.03385. Azulay & Weiss, "Why do
 deep convolutional networks generalize so poorly to small image transformations?", 2018,
 arXiv:1805.12177. Zhang, "Making Convolutional Networks Shift-Invariant Again", 2019,
 arXiv:1904.11486. Liu et al., "A ConvNet for the 2020s", 2022, arXiv:2201.03545.
@@ -61,8 +63,8 @@ from pathlib import Path
 # === CONSTANTS ===
 
 SEED = 42
-NUM_TRAIN = 1437  # the first 80% of the file; the other 360 digits are by other writers
-TEST_EVERY = 4  # of these, every fourth is also tested away from the centre
+NUM_TRAIN = 1437  # the first 80% of the file; the other 360 are mostly by other writers
+TEST_EVERY = 4  # every fourth of these 360 is also tested away from the centre
 DIGIT = 8  # pixels on a side of a digit
 CANVAS = 12  # pixels on a side of the canvas: a digit has 5 x 5 positions on it
 CENTRE = (2, 2)  # the offset of all digits in training
@@ -71,7 +73,7 @@ PADDING = 4  # rings of zeros around the canvas: KERNEL_SIZE - 1, see THE CONVOL
 NUM_FILTERS = 16
 TILE = 4  # places on a side of a tile, in the network that keeps tiles apart
 NUM_HIDDEN = 32  # units of the MLP
-EPOCHS = 3
+EPOCHS = 3  # for a short run; OTHER RUNS shows what four times as many change
 BATCH_SIZE = 5  # images per step
 CNN_LEARNING_RATE = 0.02  # tried: 0.01, 0.015, 0.02, 0.03
 MLP_LEARNING_RATE = 0.01  # tried, for both MLPs: 0.003, 0.005, 0.01, 0.02, 0.03
@@ -79,7 +81,11 @@ MLP_LEARNING_RATE = 0.01  # tried, for both MLPs: 0.003, 0.005, 0.01, 0.02, 0.03
 # === THE DIGITS, AND A NETWORK THAT LEARNS PIXELS ===
 
 # A digit is laid on an empty canvas at an offset. Only the offset changes in the test: the digit
-# itself, pixel for pixel, does not.
+# itself, pixel for pixel, does not. Labels repeat about every 130 rows of the file, presumably
+# writer by writer, and the split leaves 22 rows of one block in training and 108 in the test. If
+# so, 70% of the test digits are in a new hand.
+#
+# Tensor, linear, relu, cross_entropy, Adam: as in PyTorch, but on lists of rows (see appendix).
 
 
 def paste(digit: Sequence[float], dy: int, dx: int, canvas: int) -> list[float]:
@@ -94,9 +100,9 @@ def paste(digit: Sequence[float], dy: int, dx: int, canvas: int) -> list[float]:
 def random_matrix(rows: int, columns: int, gain: float, rng: random.Random) -> Tensor:
     """[rows][columns] of random numbers with variance gain / columns.
 
-    Then a dot product with a row has about gain times the mean square of its input. ReLU, which
-    comes next in every hidden layer, cuts the half below zero, hence gain 2 there (He et al.,
-    2015, arXiv:1502.01852) and 1 at the output.
+    Then the dot product of a row and an input x has a mean square of about gain * mean(x^2).
+    ReLU cuts the half below zero, hence gain 2 right before it (He et al., 2015,
+    arXiv:1502.01852) and 1 at the output. For the filters 2 is a habit: a maximum comes next.
     """
     spread = (gain / columns) ** 0.5
     return Tensor([[rng.gauss(0.0, spread) for _ in range(columns)] for _ in range(rows)])
@@ -105,9 +111,9 @@ def random_matrix(rows: int, columns: int, gain: float, rng: random.Random) -> T
 class MLP:
     """The rival: 32 units, each with a weight of its own for each of the 144 pixels.
 
-    A stroke that moves by one pixel meets other weights. Whatever was learned about it at the old
-    place is of no use at the new one. And a pixel that was paper in all training images, as those
-    at the edge of the canvas, multiplied its weights by zero: they never received a gradient.
+    A stroke that moves by one pixel meets other weights. What was learned about it at the old
+    place is of little use at the new one. And a pixel that is paper in every training image, such
+    as all in the outer two rings, gives its weights no gradient: they stay as they were drawn.
     """
 
     def __init__(self, rng: random.Random) -> None:
@@ -134,24 +140,29 @@ class MLP:
 #     out[y][x] = bias + sum over u, v in 0..k-1 of  K[u][v] * in[y + u - p][x + v - p]
 #
 # Pixels outside of the canvas count as zero. Each response is one dot product: the filter with
-# the patch of pixels under it. To write the patches down as rows and multiply them by the filters
-# as a matrix is called im2col; it makes the convolution an ordinary linear layer.
+# the patch of pixels under it. Writing the patches down as rows is called im2col. It makes the
+# convolution an ordinary linear layer: linear(Tensor(patches), weight, bias) holds, in column f,
+# the map of filter f.
 #
 #     image      filter     patches, padding 0                  responses
 #     0 1 0       1 0       (0 1 0 1)  (1 0 1 1)                1   2
 #     0 1 1       0 1       (0 1 0 0)  (1 1 0 0)                0   1
 #     0 0 0                  top left: 1*0 + 0*1 + 0*0 + 1*1 = 1
 #
+# An image of several channels (colours, or the maps of the layer below) adds one more sum: over
+# c, of K[c][u][v] * in[c][y + u - p][x + v - p].
+#
 # Mathematicians call this cross-correlation. Their convolution turns the filter by 180 degrees
-# first; for filters that are learned it makes no difference, so every framework leaves it out.
+# first. For filters that are learned it makes no difference: PyTorch and TensorFlow leave it out.
 #
 # Two assumptions about images are built in. Locality: a response sees k x k neighbouring pixels.
 # Weight sharing: the same filter serves every place. 16 filters of 5 x 5 are 400 weights,
-# whatever the size of the canvas; the MLP needs 144 for a single unit.
+# whatever the size of the canvas. Locality without sharing would need 25 weights for each of the
+# 256 places of each map, and the MLP needs 144 for a single unit.
 
 
 @lru_cache
-def windows(size: int, kernel: int, padding: int) -> list[list[int]]:
+def patch_pixels(size: int, kernel: int, padding: int) -> list[list[int]]:
     """For each place of the map, row after row: which pixels of the image [size*size] form its
     patch. Pixels outside of the image have the number size*size.
     """
@@ -169,10 +180,10 @@ def windows(size: int, kernel: int, padding: int) -> list[list[int]]:
     ]
 
 
-def im2col(image: Sequence[float], windows: Sequence[Sequence[int]]) -> list[tuple[float, ...]]:
-    """The patch of each window: image [size*size] -> [len(windows)][k*k]."""
+def im2col(image: Sequence[float], places: Sequence[Sequence[int]]) -> list[tuple[float, ...]]:
+    """The patch at each place: image [size*size], places from patch_pixels -> [places][k*k]."""
     padded = [*image, 0.0]  # the last entry is what a pixel outside of the image reads
-    return [tuple([padded[i] for i in window]) for window in windows]
+    return [tuple([padded[i] for i in pixels]) for pixels in places]
 
 
 def conv2d_map(
@@ -185,18 +196,19 @@ def conv2d_map(
     [1, 2, 0, 1]
     """
     size, kernel = isqrt(len(image)), isqrt(len(weights))
-    patches = im2col(image, windows(size, kernel, padding))
+    patches = im2col(image, patch_pixels(size, kernel, padding))
     return [dot(patch, weights) + bias for patch in patches]
 
 
 # Why does the map move along when the image moves? The response at a place depends on the patch
 # there and on nothing else. Move the image to the right, and the patch of (y, x) is now the patch
 # of (y, x + 1): the same numbers go into the same sum, which gives the same result to the last
-# bit, one place further right. This is equivariance, f(T x) = T f(x), and it is exact, as long
-# as nothing is lost at the border. Padding by k - 1 ("full", in PyTorch padding=4) makes a place
-# for every patch that touches the canvas, so that nothing is. The usual padding by (k - 1) / 2
-# ("same") leaves out patches at the border: with PADDING = 2, moving a digit changes the logits of
-# the invariant network below by up to 3.4 [results: narrow_padding.logit_change].
+# bit, one place further right. This is equivariance, f(T x) = T f(x) for a layer f, and it is
+# exact, as long as nothing is lost at the border. Padding by k - 1 ("full", in PyTorch padding=4)
+# makes a place for every patch that touches the canvas, so no patch is lost. The usual padding by
+# (k - 1) / 2 ("same") leaves out patches at the border: with PADDING = 2, moving a digit changes
+# a logit of the invariant network below by up to 4.5 [results: narrow_padding.logit_change]. For
+# comparison, the end of the run prints how much the MLP's logits change.
 
 # === THE MAXIMUM ===
 
@@ -207,12 +219,19 @@ def conv2d_map(
 #   are still the same set of patches (the one without ink is always among them), and the maximum
 #   of a set does not ask where. This is invariance, f(T x) = f(x), again to the last bit.
 # - The maximum over tiles keeps one number for each tile and filter, and the linear layer behind
-#   it has a weight for each (it is "flattened"). A digit that moves into other tiles meets other
-#   weights there, as in the MLP.
+#   it has a weight for each (the tiles are "flattened"). A digit that moves into other tiles
+#   meets other weights there, as in the MLP. It is this layer that sees the position: one more
+#   maximum, over all tiles, would undo it.
 #
-# "Convolutional networks are translation invariant" is therefore half a truth. Convolutions are
-# equivariant; whether the network is invariant depends on the pooling, on the borders and on the
-# layer at the end.
+# Tiles keep one value of t x t places, and so does a convolution with stride t, which reads only
+# every t-th place. When the digit moves by a multiple of t, what is kept moves along. After any
+# other move, other values are kept: aliasing (Zhang, 2019). The table printed first shows it.
+#
+# Three common beliefs. "Convolutional networks are translation invariant" is half a truth
+# (Azulay & Weiss, 2018): whether they are depends on pooling, strides, borders and the layer at
+# the end. "Pooling makes a network convolutional": no, shared weights do. "Filters become edge
+# detectors": many do in the first layer of large networks for photographs (Krizhevsky et al.,
+# 2012); for ours, see the five that the run prints.
 
 
 def conv2d_max(
@@ -224,13 +243,13 @@ def conv2d_max(
     Places that are left over where tiles do not fill the side are not read.
     """
     size, kernel = isqrt(len(images[0])), isqrt(len(weight.data[0]))
-    tiles = tiled(windows(size, kernel, padding), tile)
+    tiles = tiled(patch_pixels(size, kernel, padding), tile)
     out: list[list[float]] = []
     winners: list[list[tuple]] = []  # the patch behind each maximum: [N][F*tiles][k*k]
     for image in images:
-        # Of equal patches, such as those without ink, one is enough: they have equal responses,
-        # and a maximum does not count. This saves more than half of the dot products.
-        patches = [list(dict.fromkeys(im2col(image, tile_windows))) for tile_windows in tiles]
+        # Of equal patches, such as those without ink, one is enough: their responses are equal, and
+        # a maximum does not care how often. This saves more than half of the dot products.
+        patches = [list(dict.fromkeys(im2col(image, places))) for places in tiles]
         out_row, winner_row = [], []
         for weights, b in zip(weight.data, bias.data[0]):
             for tile_patches in patches:
@@ -247,14 +266,15 @@ def conv2d_max(
     # In the example above the maximum is 2 and the winner (1 0 1 1): with d_out = 1 this patch is
     # the gradient, and a step against it makes the filter match it less. The other places need no
     # work, so the way back is nearly free. Of equal responses the first wins (as in PyTorch's
-    # max_pool2d); images are data and want no gradient.
+    # max_pool2d). Images are data and want no gradient; a second layer would have to add
+    # d_out * w to the gradient of the winner's pixels.
     def pass_back(d_out: list[list[float]]) -> tuple:
         d_weight, d_bias = [], []
-        for f in range(len(weight.data)):
-            columns = slice(f * len(tiles), (f + 1) * len(tiles))
-            slopes = sum([d_row[columns] for d_row in d_out], [])
-            patches = sum([winner_row[columns] for winner_row in winners], [])
-            d_weight.append([dot(slopes, pixels) for pixels in zip(*patches)])
+        for index in range(len(weight.data)):
+            columns = range(index * len(tiles), (index + 1) * len(tiles))  # of this filter
+            slopes = [d_row[c] for d_row in d_out for c in columns]  # [N*tiles]
+            its_winners = [row[c] for row in winners for c in columns]  # [N*tiles][k*k]
+            d_weight.append([dot(slopes, pixels) for pixels in zip(*its_winners)])
             d_bias.append(sum(slopes))
         return d_weight, [d_bias]
 
@@ -263,6 +283,8 @@ def conv2d_max(
 
 def tiled(places: Sequence, tile: int | None) -> list[list]:
     """Cut a square of places, row after row, into tiles of tile x tile; None: one tile of all.
+
+    places [side*side] -> [tiles][tile*tile]; what is left over at the end of a side is dropped.
 
     >>> tiled("abcdefghijklmnop", 2)[:2]
     [['a', 'b', 'e', 'f'], ['c', 'd', 'g', 'h']]
@@ -279,7 +301,7 @@ def tiled(places: Sequence, tile: int | None) -> list[list]:
 
 
 class ConvNet:
-    """Convolution, maximum, ReLU, linear. tile is the one thing in which our two differ."""
+    """Convolution, maximum, ReLU, linear. Our two differ in tile, hence in the size of head."""
 
     def __init__(self, tile: int | None, rng: random.Random) -> None:
         self.tile = tile
@@ -296,8 +318,10 @@ class ConvNet:
 
     def features(self, images: list[list[float]]) -> Tensor:
         """The maxima: images [N][size*size] -> [N][16*tiles]."""
-        # Usually ReLU stands before the maximum. Since ReLU never makes the smaller of two numbers
-        # the larger, both orders give the same; this one applies it to far fewer numbers.
+        # Usually ReLU stands before the maximum. It preserves order, so both orders give the same;
+        # this one applies it to far fewer numbers. With the bias it is a threshold: a best match
+        # below -bias counts as none. (Over the whole map it cuts nothing at first: the patch
+        # without ink responds with the bias, and that is 0.)
         return relu(conv2d_max(images, self.filters, self.filter_bias, PADDING, self.tile))
 
     def forward(self, images: list[list[float]]) -> Tensor:
@@ -306,16 +330,22 @@ class ConvNet:
 
 
 # In PyTorch the invariant one is torch.nn.functional.conv2d(x, weight, bias, padding=4), then
-# torch.amax(maps, dim=(2, 3)), relu and linear. Fast convolutions do not write im2col's patches to
-# memory, which would hold every pixel 25 times, but gather them while they multiply. Today's
-# networks (ResNet, ConvNeXt) stack dozens of layers. Two layers of 3 x 3 filters see 5 x 5 pixels,
-# as one of 5 x 5 does, with 18 weights instead of 25. They end in a global *average*, which is
-# invariant too but for rounding: a sum does not ask where either. But on the way they shrink the
-# maps by strides or tiles, and there lose exactness: see the table that the run prints first.
+# torch.amax(maps, dim=(2, 3)) (where equal maxima share the gradient), relu and linear. im2col's
+# patches hold every pixel 25 times, so cuDNN gathers them while it multiplies (implicit GEMM) or,
+# for 3 x 3, saves multiplications by Winograd's algorithm; channels last in memory is often best.
+#
+# Today's networks (ResNet, ConvNeXt) stack dozens of layers. A layer of k x k adds k - 1 pixels,
+# times all strides before it, to the side of what a response sees, its receptive field. Two
+# layers of 3 x 3 see 5 x 5 pixels, with 18 weights instead of 25 for each pair of channels, and a
+# ReLU between. ConvNeXt's 7 x 7 filters read one channel each (depthwise). Vision transformers
+# begin with one convolution whose stride is its size. Since Lin et al. (2013) many end in a global
+# *average*. On one size of canvas it is invariant but for rounding: a sum does not ask where
+# either. On the way there they shrink the maps by strides or tiles, and so lose exactness.
 
 # === TRAINING ===
 
-# The same for all networks but for the learning rate. What differs is where the digits stand.
+# The same for all networks, except for the learning rate and for the order of the digits, which
+# each draws anew. What matters is where the digits stand.
 
 
 def train(
@@ -343,6 +373,7 @@ def train(
 
         loss = cross_entropy(model.forward(images), [labels[i] for i in batch])
         loss.backward()
+        # The rate falls to zero, so that the last few batches do not throw the weights about.
         optimizer.step(learning_rate * (1.0 - (step - 1) / num_steps))
 
         losses.append(loss.item())
@@ -350,29 +381,6 @@ def train(
             print(f"step {step:4d}/{num_steps} | loss {sum(losses) / len(losses):.4f}", flush=True)
             losses.clear()
 
-
-# What the size of the tiles is worth, each line a whole run of its own. Lost is the accuracy in the
-# centre minus the mean accuracy at the other positions, on the same digits.
-#
-#     max over            lost
-#     2 x 2 places        0.78 [results: tile_2.tiled_lost]
-#     4 x 4 places        printed below
-#     8 x 8 places        0.39 [results: tile_8.tiled_lost]
-#     the whole map       nothing
-#
-# "Pooling makes a network tolerant of shifts" is true by degrees: a stroke that stays in its tile
-# changes nothing, one that leaves it meets other weights.
-#
-# Would any filters do, since the maximum makes them invariant anyway? With filters left as they
-# were drawn, and only the last layer trained, just 0.56 [results: frozen_filters.global_centre] of
-# the digits in the centre are read.
-#
-# Four times the training answers two more questions. Is the MLP that sees all positions only short
-# of time? It then reaches 0.79 [results: long_training.augmented_shifted] away from the centre.
-# And must one know where a stroke is to read a digit? The run below may suggest it, since tiles are
-# ahead in the centre. After four times the training they read
-# 0.95 [results: long_training.tiled_centre] there, and the maximum over the whole map
-# 0.96 [results: long_training.global_centre]: it was behind in training, not in what it can read.
 
 # === MOVING THE DIGIT ===
 
@@ -388,9 +396,10 @@ def all_offsets() -> list[tuple[int, int]]:
 def following_error(
     digit: Sequence[float], weights: Sequence[float], tile: int | None, shift: int
 ) -> float:
-    """Move a digit right by shift pixels, and its map of maxima by as many whole places as fits
-    best: the largest difference that remains, as a fraction of the largest entry.
+    """Shift a digit [8*8] right by shift pixels, and its old output by 0, 1, ... whole places:
+    the largest error of the best fit, as a fraction of the largest entry. weights [k*k].
     """
+    # A canvas of 16 has room for 4 pixels; its map of 20 x 20 divides into tiles of 2 and of 4.
     filters, no_bias = Tensor([list(weights)]), Tensor([[0.0]])
     images = [paste(digit, 4, 4 + right, 16) for right in (0, shift)]
     maxima = conv2d_max(images, filters, no_bias, PADDING, tile).data
@@ -428,68 +437,89 @@ def largest_difference(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]
 def measure(
     model: MLP | ConvNet, digits: Sequence[Sequence[float]], labels: Sequence[int]
 ) -> tuple[dict[str, float], dict[tuple[int, int], float]]:
-    """The model's size and accuracies in one row of the table, and the accuracy by offset."""
+    """The model's row of the table, and the chart of its accuracy by offset."""
     centred = model.forward([paste(digit, *CENTRE, CANVAS) for digit in digits]).data
-    by_offset = logits_by_offset(model, digits[::TEST_EVERY])
-    by_offset = {offset: accuracy(z, labels[::TEST_EVERY]) for offset, z in by_offset.items()}
-    elsewhere = [share for offset, share in by_offset.items() if offset != CENTRE]
-    shifted = sum(elsewhere) / len(elsewhere)
+    logits = logits_by_offset(model, digits[::TEST_EVERY])
+    chart = {offset: accuracy(z, labels[::TEST_EVERY]) for offset, z in logits.items()}
+    others = [share for offset, share in chart.items() if offset != CENTRE]
+    elsewhere = sum(others) / len(others)
     row = {
-        "numbers": sum(len(p.data) * len(p.data[0]) for p in model.parameters()),
-        "centre": accuracy(centred, labels),
-        "same_digits": by_offset[CENTRE],
-        "shifted": shifted,
-        "lost": by_offset[CENTRE] - shifted,
+        "parameters": sum(len(p.data) * len(p.data[0]) for p in model.parameters()),
+        "centre_all": accuracy(centred, labels),
+        "centre": chart[CENTRE],
+        "elsewhere": elsewhere,
+        "lost": chart[CENTRE] - elsewhere,
+        "logit_change": max([largest_difference(z, logits[CENTRE]) for z in logits.values()]),
     }
-    return row, by_offset
-
-
-def largest_logit_change(model: ConvNet, digits: Sequence[Sequence[float]]) -> float:
-    """How much a logit differs at most from the same digit's logit in the centre: at all offsets,
-    and in the far corner of a canvas of 20 x 20, which the network takes without a change.
-    """
-    by_offset = logits_by_offset(model, digits)
-    large = model.forward([paste(digit, 12, 12, 20) for digit in digits]).data
-    others = [*by_offset.values(), large]
-    return max([largest_difference(logits, by_offset[CENTRE]) for logits in others])
+    return row, chart
 
 
 def main() -> dict[str, object]:
-    """Train four networks, move the digits of other writers about, and see who still reads them."""
+    """Train four networks, move the test digits about, and see which network still reads them."""
     rng = random.Random(SEED)
     digits, labels = load_digits()
     held_out, held_out_labels = digits[NUM_TRAIN:], labels[NUM_TRAIN:]
     report_data(digits)
     following = report_following(held_out[0], rng)
 
-    networks = {
+    networks = {  # model, learning rate, everywhere
         "mlp": (MLP(rng), MLP_LEARNING_RATE, False),
         "augmented": (MLP(rng), MLP_LEARNING_RATE, True),
         "tiled": (ConvNet(TILE, rng), CNN_LEARNING_RATE, False),
         "global": (ConvNet(None, rng), CNN_LEARNING_RATE, False),
     }
-    rows, maps = {}, {}
+    rows, charts = {}, {}
     for name, (model, learning_rate, everywhere) in networks.items():
         print(f"\nTraining: {title(name)}")
         start = time.perf_counter()
         train(model, digits[:NUM_TRAIN], labels[:NUM_TRAIN], learning_rate, everywhere, rng)
         print(f"time  training took {time.perf_counter() - start:.1f} s")
-        rows[name], maps[name] = measure(model, held_out, held_out_labels)
+        rows[name], charts[name] = measure(model, held_out, held_out_labels)
     report_accuracy(rows, len(held_out), len(held_out[::TEST_EVERY]))
-    report_maps(maps)
+    report_charts(charts)
 
-    global_net = networks["global"][0]
-    report_matches(global_net, held_out[12])
+    report_matches(networks["global"][0], held_out[12], held_out_labels[12])
     headline = {
-        "global_centre": rows["global"]["centre"],
-        "tiled_centre": rows["tiled"]["centre"],
+        "global_centre": rows["global"]["centre_all"],
+        "tiled_centre": rows["tiled"]["centre_all"],
         "tiled_lost": rows["tiled"]["lost"],
         "mlp_lost": rows["mlp"]["lost"],
-        "augmented_shifted": rows["augmented"]["shifted"],
-        "logit_change": largest_logit_change(global_net, held_out[:: 3 * TEST_EVERY]),
+        "augmented_shifted": rows["augmented"]["elsewhere"],
+        "logit_change": rows["global"]["logit_change"],
     }
-    report_conclusion(headline)
-    return {**headline, "details": {"rows": rows, "maps": maps, "following": following}}
+    report_conclusion(headline, rows)
+    return {**headline, "details": {"rows": rows, "charts": charts, "following": following}}
+
+
+# === OTHER RUNS ===
+
+# What one change does to the run. First the size of the tiles. "Lost" is the accuracy in the
+# centre minus the mean accuracy at the other positions, on the same digits.
+#
+#     max over            lost
+#     2 x 2 places        0.78 [results: tile_2.tiled_lost]
+#     4 x 4 places        this run prints it
+#     8 x 8 places        0.39 [results: tile_8.tiled_lost]
+#     the whole map       nothing
+#
+# "Pooling makes a network tolerant of shifts" is true by degrees. A maximum stays as it is while
+# its winner stays in the tile and no better match comes in. With 2 x 2 places more is lost than by
+# the MLP of that run, 0.69 [results: tile_2.mlp_lost]: maps that follow the digit are of little
+# help to a last layer with a weight for each tile.
+#
+# Would any filters do, since the maximum makes them invariant anyway? No: with filters left as
+# they were drawn, and only the last layer trained, the accuracy in the centre is
+# 0.56 [results: frozen_filters.global_centre].
+#
+# Is the MLP that sees all positions only short of time? Largely: after four times the training it
+# reaches 0.79 [results: long_training.augmented_shifted] away from the centre.
+#
+# Must one know where on the canvas a stroke is to read a digit? The run may suggest it, since
+# tiles are ahead in the centre, with another seed too: 0.95 [results: seed_1.tiled_centre] against
+# 0.92 [results: seed_1.global_centre]. But after four times the training they are not:
+# 0.95 [results: long_training.tiled_centre] against 0.96 [results: long_training.global_centre],
+# where one digit counts 0.003. So 16 maxima seem to learn more slowly, not to tell less. And they
+# tell something of the arrangement: a filter sees 25 of a digit's 64 pixels at once.
 
 
 # === APPENDIX: REPORT AND HELPERS ===
@@ -520,7 +550,7 @@ def report_data(digits: Sequence[Sequence[float]]) -> None:
     start = f"{len(digits):,} handwritten digits of {DIGIT} x {DIGIT} pixels"
     print(f"{start}: {NUM_TRAIN:,} to learn from, and")
     num_test = len(digits) - NUM_TRAIN
-    print(f"  {num_test} by other writers for the test. A guess is right in 10% of cases.")
+    print(f"  {num_test}, mostly by other writers, for the test. A guess is right in 10% of cases.")
     print("A digit in the centre of the canvas, as in training, and in a corner:")
     pictures = []
     for offset in (CENTRE, (0, CANVAS - DIGIT)):
@@ -533,8 +563,8 @@ def report_data(digits: Sequence[Sequence[float]]) -> None:
 def report_following(digit: Sequence[float], rng: random.Random) -> dict[str, list[float]]:
     """Print and return how well outputs follow a digit that moves, with filters as drawn."""
     filters = [[rng.gauss(0.0, 1.0) for _ in range(KERNEL_SIZE**2)] for _ in range(4)]
-    print("\nBefore any training, with random filters: the digit moves right, the output is")
-    print("moved back by as many whole places as fits best. The difference that remains:")
+    print("\nBefore any training, with random filters: the digit moves right, and the output")
+    print("for its old position by as many whole places as fits best. The largest error:")
     print("digit moved by          1 pixel   2 pixels   3 pixels   4 pixels")
     names = ("the map itself", "max over 2 x 2", "max over 4 x 4", "max over the map")
     errors = {}
@@ -550,65 +580,66 @@ def report_following(digit: Sequence[float], rng: random.Random) -> dict[str, li
 
 def report_accuracy(rows: dict[str, dict[str, float]], num_all: int, num_moved: int) -> None:
     """One line per network."""
-    elsewhere = len(all_offsets()) - 1
-    counts = f"{num_all} in the centre; {num_moved} of them also at"
-    print(f"\nAccuracy on digits by other writers: {counts}")
-    print(f"the {elsewhere} other positions (mean). Equal numbers: the position does not matter.")
-    print(f"{'':<41}{num_all:>10}{f'{num_moved} of them':>24}")
-    print(f"{'network':<33}{'numbers':>8}{'centre':>10}{'centre':>9}{'elsewhere':>11}{'lost':>7}")
+    others = len(all_offsets()) - 1
+    print(f"\nAccuracy on {num_all} test digits in the centre, and on {num_moved} of them also at")
+    print(
+        f"the {others} other positions (mean). Lost: in points (one digit: {100 / num_moved:.1f})."
+    )
+    print("A network that ignores the position loses nothing.")
+    print(f"{'':<33}{'para-':>8}{num_all:>10}{f'{num_moved} of them':>24}")
+    print(f"{'network':<33}{'meters':>8}{'centre':>10}{'centre':>9}{'elsewhere':>11}{'lost':>7}")
     for name, row in rows.items():
         print(
-            f"{title(name):<33}{row['numbers']:>8,}{row['centre']:>10.1%}"
-            f"{row['same_digits']:>9.1%}{row['shifted']:>11.1%}{row['lost']:>7.1%}"
+            f"{title(name):<33}{row['parameters']:>8,}{row['centre_all']:>10.1%}"
+            f"{row['centre']:>9.1%}{row['elsewhere']:>11.1%}{round(100 * row['lost']):>7}"
         )
 
 
-def report_maps(maps: dict[str, dict[tuple[int, int], float]]) -> None:
+def report_charts(charts: dict[str, dict[tuple[int, int], float]]) -> None:
     """The accuracy at each of the 25 offsets, for each network."""
-    print("\nThe same by position, in percent. The middle of a square: digits in the centre.")
+    print("\nThe same by position, in percent. The middle entry of a square is the position")
+    print("of the digits in training (of the second MLP, one of them).")
     heads = ("MLP", "MLP, everywhere", "max over tiles", "max over the map")
     print("".join([f" {head:<19}" for head in heads]).rstrip())
-    charts = [rows_of(list(by_offset.values())) for by_offset in maps.values()]
-    for lines in zip(*charts):
+    squares = [rows_of(list(chart.values())) for chart in charts.values()]
+    for lines in zip(*squares):
         cells = ["".join([f"{round(100 * share):>3}" for share in line]) for line in lines]
         print("".join([f"{cell:<20}" for cell in cells]).rstrip())
-    print()
-    for lines in zip(*map(shade, charts)):
-        print("".join([f" {line:<19}" for line in lines]).rstrip())
 
 
-def report_matches(model: ConvNet, digit: Sequence[float]) -> None:
+def report_matches(model: ConvNet, digit: Sequence[float], truth: int) -> None:
     """Where on a digit, at two positions, the filters matched that decided the prediction."""
     images = [paste(digit, *offset, CANVAS) for offset in (CENTRE, (4, 0))]
     features, logits = model.features(images).data[0], model.forward(images).data[0]
     label = logits.index(max(logits))
     votes = [weight * feature for weight, feature in zip(model.head.data[label], features)]
-    chosen = sorted(range(NUM_FILTERS), key=lambda f: -votes[f])[:5]
-    print(f"\nA digit read as {label}, in the centre and moved. Letters: where the five filters")
-    print(f"matched that spoke most for {label}. Vote: the filter's maximum times its weight.")
-    best = [[best_place(image, model, f) for f in chosen] for image in images]
+    chosen = sorted(range(NUM_FILTERS), key=lambda index: -votes[index])[:5]
+    print(f"\nA test digit {truth}, read as {label}, in the centre and moved. Letters: the")
+    print(f"middle of the best match of each of the five filters that spoke most for {label}.")
+    print("Vote: this maximum times its weight. In a filter, = is about zero and blank is")
+    print("most negative; in a patch, blank is paper.")
+    best = [[best_place(image, model, index) for index in chosen] for image in images]
     boards = [board(image, places) for image, places in zip(images, best)]
     for left, right in zip(*boards):
         if left.strip() or right.strip():
             print(f"  {left}      {right}".rstrip())
-    all_patches = im2col(images[0], windows(CANVAS, KERNEL_SIZE, PADDING))
+    all_patches = im2col(images[0], patch_pixels(CANVAS, KERNEL_SIZE, PADDING))
     patches = [all_patches[place] for place in best[0]]
-    filters = [model.filters.data[f] for f in chosen]
-    print(
-        "vote     " + "".join([f"{x} {votes[f]:<+11.1f}" for x, f in zip("ABCDE", chosen)]).rstrip()
-    )
+    filters = [model.filters.data[index] for index in chosen]
+    cells = [f"{letter} {votes[index]:<+11.1f}" for letter, index in zip("ABCDE", chosen)]
+    print("vote     " + "".join(cells).rstrip())
     for name, squares in (("filter", filters), ("patch", patches)):
-        # A filter's blanks are its most negative weights; a patch's are paper.
         reaches = [max(map(abs, square)) for square in squares]
         lows = [-reach if name == "filter" else 0.0 for reach in reaches]
-        tiles = [shade(rows_of(q), low, reach) for q, low, reach in zip(squares, lows, reaches)]
-        for index, line in enumerate(zip(*tiles)):
+        pictures = [shade(rows_of(q), low, reach) for q, low, reach in zip(squares, lows, reaches)]
+        for index, line in enumerate(zip(*pictures)):
             print(f"{name if index == 2 else '':<9}" + "   ".join(line).rstrip())
 
 
-def best_place(image: list[float], model: ConvNet, f: int) -> int:
-    """The place of filter f's maximum in its map of the image."""
-    responses = conv2d_map(image, model.filters.data[f], model.filter_bias.data[0][f], PADDING)
+def best_place(image: list[float], model: ConvNet, index: int) -> int:
+    """The place of a filter's maximum in its map of the image [size*size]."""
+    weights, bias = model.filters.data[index], model.filter_bias.data[0][index]
+    responses = conv2d_map(image, weights, bias, PADDING)
     return responses.index(max(responses))
 
 
@@ -625,23 +656,24 @@ def board(image: list[float], places: Sequence[int]) -> list[str]:
     return ["".join(line) for line in lines]
 
 
-def report_conclusion(numbers: dict[str, float]) -> None:
+def report_conclusion(numbers: dict[str, float], rows: dict[str, dict[str, float]]) -> None:
     """Say in words what the run has shown, whatever it has shown."""
-    change = numbers["logit_change"]
-    print("\nHow much a logit changes at most when the digit moves, or stands on a canvas of")
-    print(f"20 x 20, if the maximum is over the whole map: {change:g}")
-    if change == 0.0:
-        print("This network has learned from one position, and answers alike at all of them.")
+    changes = [rows[name]["logit_change"] for name in ("mlp", "tiled", "global")]
+    print("\nHow much a logit changes at most when a digit moves: with the MLP by")
+    print("{:.1f}, with tiles by {:.1f}, with the maximum over the map by {:g}.".format(*changes))
+    if numbers["logit_change"] == 0.0:
+        print("The last has learned from one position, and answers alike at all of them.")
     tiled_lost, mlp_lost = [f"{100 * numbers[key]:.0f}" for key in ("tiled_lost", "mlp_lost")]
     print(f"With tiles, the convolution loses {tiled_lost} points of accuracy, the MLP {mlp_lost}.")
     if numbers["augmented_shifted"] < numbers["global_centre"]:
-        seen, reached = EPOCHS * NUM_TRAIN, numbers["augmented_shifted"]
-        print(f"An MLP that saw {seen:,} images at random positions reaches {reached:.0%}.")
+        reached = f"{numbers['augmented_shifted']:.0%} away from the centre"
+        print(f"The MLP trained at random positions reaches {reached}.")
     gain = numbers["tiled_centre"] - numbers["global_centre"]
     if gain > 0.0:
         print(f"In the centre, tiles are ahead by {100 * gain:.0f} points after {EPOCHS} epochs.")
     print(f"The maximum over the map keeps {NUM_FILTERS} numbers of an image, and none tells where")
-    print(f"anything was. They are enough to read {numbers['global_centre']:.0%} of the digits.")
+    read = f"{numbers['global_centre']:.0%} of the digits"
+    print(f"on the canvas it is from. They are enough to read {read}.")
 
 
 # === APPENDIX: ENGINE (common/engine.py; microautograd.py derives it) ===

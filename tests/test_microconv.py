@@ -102,6 +102,16 @@ def test_the_map_is_the_formula(size, kernel, padding):
     assert script.conv2d_map(image, weights, 0.5, padding) == pytest.approx(expected, abs=1e-12)
 
 
+def test_a_linear_layer_on_the_patches_gives_all_maps_as_its_columns():
+    rng = random.Random(6)
+    (image,), weights, bias = matrix(rng, 1, 49), matrix(rng, 4, 9), matrix(rng, 1, 4)
+    patches = script.Tensor(script.im2col(image, script.patch_pixels(7, 3, 2)))
+    columns = script.transpose(
+        script.linear(patches, script.Tensor(weights), script.Tensor(bias)).data
+    )
+    assert columns == [script.conv2d_map(image, w, b, 2) for w, b in zip(weights, bias[0])]
+
+
 @pytest.mark.parametrize("tile", [1, 2, 3, None])
 def test_the_fused_operation_is_the_map_and_its_maxima(tile):
     rng = random.Random(5)
@@ -215,6 +225,36 @@ def test_following_error_sees_a_move_within_a_tile():
     assert script.following_error(digit, weights, None, 3) == 0.0
 
 
+def test_one_more_maximum_over_all_tiles_stays():
+    rng = random.Random(3)
+    (digit,), weight = matrix(rng, 1, 64), script.Tensor(matrix(rng, 1, 25))
+    no_bias = script.Tensor([[0.0]])
+    images = [script.paste(digit, *offset, 12) for offset in script.all_offsets()]
+    rows = script.conv2d_max(images, weight, no_bias, 4, 4).data
+    assert len({tuple(row) for row in rows}) > 1
+    assert len({max(row) for row in rows}) == 1
+
+
+def test_the_maximum_over_the_map_is_never_below_the_bias():
+    """So ReLU cuts nothing while the biases are zero."""
+    rng = random.Random(4)
+    images = [script.paste(digit, 2, 2, 12) for digit in script.load_digits()[0][::100]]
+    weight, bias = script.Tensor(matrix(rng, 8, 25)), script.Tensor([[0.0] * 8])
+    for row in script.conv2d_max(images, weight, bias, 4, None).data:
+        assert min(row) >= 0.0
+
+
+def test_the_split_leaves_22_rows_of_a_block_in_training():
+    """Labels repeat in blocks of about 130 rows; the last that begins in training: row 1415."""
+    _, labels = script.load_digits()
+    begin = list(range(10)) * 2
+    starts = [i for i in range(1797 - 30) if labels[i : i + 30] == begin + list(range(10))]
+    before = max(start for start in starts if start < script.NUM_TRAIN)
+    assert script.NUM_TRAIN - before == 22
+    # The next block has a digit missing, so it begins with 0..6, 9, 0..9.
+    assert labels[1545 - 5 : 1545 + 17] == [9, 0, 8, 9, 8, *range(10), *range(7)]
+
+
 def test_an_empty_canvas_gives_the_biases():
     weight, bias = script.Tensor(matrix(random.Random(0), 2, 25)), script.Tensor([[0.25, -0.5]])
     assert script.conv2d_max([[0.0] * 144], weight, bias, 4, None).data == [[0.25, -0.5]]
@@ -243,7 +283,7 @@ def test_filters_and_tiles_that_do_not_fit_are_refused():
 
 def test_distinct_patches_save_more_than_half():
     digits, _ = script.load_digits()
-    windows = script.windows(12, 5, 4)
+    windows = script.patch_pixels(12, 5, 4)
     shares = []
     for digit in digits[::40]:
         patches = script.im2col(script.paste(digit, 2, 2, 12), windows)
