@@ -1,0 +1,873 @@
+"""From comparisons alone, a classification loss moves a language model towards what people prefer.
+
+A language model has learned to write. Now it shall write what people like. They cannot say how good
+a text is on a scale, but of two texts they can say which one they like better. The classical way
+(RLHF) first fits a reward model to such comparisons, and then lets the language model write,
+scores what it wrote and reinforces it. Direct Preference Optimization (DPO) needs neither: it is
+ordinary training on the pairs, with a loss that asks the model to raise the probability of the
+winner over that of the loser, measured from where it started.
+
+Here the model writes names. The person who compares is a hidden formula that likes soft letters,
+and sometimes errs. Because the formula is known, the best that anybody could do is known as well:
+for each distance from the model at the start, the highest reward that a policy at that distance
+can have. Look at four things: how far along this frontier DPO gets, and how far below it; why
+training on the winners alone (SFT) stops early; what beta does; and what happens to the
+probability of the winners.
+
+The distance is the KL divergence, KL(pi, pi_ref): the mean of log pi(y) - log pi_ref(y) over
+names y that pi itself writes, in nats. 0 means the same distribution; at 1, a name that pi writes
+is typically e = 2.7 times as likely under pi as it was at the start.
+
+In the code         In the paper   Meaning                                            Shape
+reference           pi_ref         the model at the start; it stays as it is
+policy              pi, pi_theta   its copy that is trained
+winner, loser       y_w, y_l       the two texts of a pair (TRL: chosen, rejected)    symbols
+gold_reward(name)   r              what the person likes; training never sees it      a number
+log_ratio           log pi/pi_ref  how much likelier a text became, in nats           one per text
+margin              beta (. - .)   beta times winner's minus loser's log-ratio        one per pair
+beta                beta           the price of distance: high beta stays near        a number
+
+What is left out: prompts (every term is then conditioned on the prompt; only the answer's symbols
+are summed), the reward model and PPO (microppo, with the same comparisons), and the loss's many
+relatives: IPO, KTO, SimPO.
+
+A number marked [results: ...] is not from this run: it was recorded from a run with one thing
+changed, and stands in results/microdpo.json under that key.
+
+Papers: Bradley & Terry, "Rank Analysis of Incomplete Block Designs", 1952. Christiano et al.,
+"Deep Reinforcement Learning from Human Preferences", 2017, arXiv:1706.03741. Rafailov et al.,
+"Direct Preference Optimization: Your Language Model is Secretly a Reward Model", 2023,
+arXiv:2305.18290. Azar et al., 2023, arXiv:2310.12036 (IPO). Ethayarajh et al., 2024,
+arXiv:2402.01306 (KTO). Meng et al., 2024, arXiv:2405.14734 (SimPO). Pang et al., 2024,
+arXiv:2404.19733 (an added SFT term). Razin et al., "Unintentional Unalignment: Likelihood
+Displacement in Direct Preference Optimization", 2024, arXiv:2410.08847.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import http.client
+import itertools
+import math
+import os
+import random
+import urllib.request
+from collections.abc import Callable, Sequence
+from math import exp, log
+from operator import add, mul, sub
+from pathlib import Path
+
+# === CONSTANTS ===
+
+SEED = 42
+CONTEXT = 16  # symbols that the model can read: the start mark and 15 letters
+WIDTH = 16  # entries of a vector in the model
+NUM_HEADS = 2  # of its attention
+BATCH_SIZE = 8  # names, or pairs, per step
+BETAS = (0.9, 0.99)  # Adam's: how slowly its two running means forget
+PRETRAIN_STEPS = 250
+PRETRAIN_RATE = 0.02  # learning rate at first; all of them fall to 0 in a straight line
+
+SOFT_LETTERS = "aeioulmnr"  # what the person likes to hear
+NUM_PAIRS = 512  # comparisons to train on
+NUM_HELD_OUT = 256  # comparisons to test on
+
+BETA = 0.5  # DPO's
+HIGH_BETA = 2.0  # the same for the arm that shall stay nearer to the reference
+DPO_STEPS = 80  # 1.25 passes over the pairs
+SFT_STEPS = 80
+LEARNING_RATE = 0.004  # for DPO and SFT alike; half and double are worse for SFT
+NUM_SAMPLES = 400  # names that each policy writes to be measured
+
+# === THE REFERENCE MODEL ===
+
+# A small GPT, the one of microgpt, learns to write names. This is the model before alignment. It
+# is kept unchanged as the reference, and every policy begins as its copy.
+
+
+def predict(model: GPT, texts: Sequence[Sequence[int]]) -> tuple[Tensor, list[int]]:
+    """Read texts, all at once -> logits [N][27] for the N symbols that follow, and these symbols.
+
+    A text is a list of symbols: 0 for the start, 1 to 26 for letters, 0 for the end.
+    """
+    ids, positions, spans, targets = pack(texts)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return scaled_dot_product_attention(q, k, v, NUM_HEADS, spans)
+
+    return model.forward(ids, positions, attend), targets
+
+
+def pretrain(names: Sequence[str], rng: random.Random) -> GPT:
+    """A GPT that has learned to write names: the reference, frozen."""
+    model = GPT(len(ALPHABET), CONTEXT, WIDTH, rng)
+    optimizer = Adam(model.parameters(), BETAS)
+    recent_losses: list[float] = []
+    for step in range(1, PRETRAIN_STEPS + 1):
+        batch = [encode(name) for name in rng.sample(names, BATCH_SIZE)]
+        loss = cross_entropy(*predict(model, batch))
+        loss.backward()
+        optimizer.step(PRETRAIN_RATE * (1.0 - (step - 1) / PRETRAIN_STEPS))
+        recent_losses.append(loss.item())
+        if step % 50 == 0:
+            mean = sum(recent_losses) / len(recent_losses)
+            print(f"step {step:4d}/{PRETRAIN_STEPS} | loss {mean:.4f}", flush=True)
+            recent_losses.clear()
+    return copy_of(model, requires_grad=False)
+
+
+def copy_of(model: GPT, requires_grad: bool) -> GPT:
+    """A second model with the same numbers: to be trained, or frozen (it then keeps no graph)."""
+    twin = copy.copy(model)
+    for name, matrix in vars(model).items():
+        setattr(twin, name, Tensor(matrix.data, requires_grad=requires_grad))
+    return twin
+
+
+def sequence_log_probs(model: GPT, texts: Sequence[Sequence[int]]) -> Tensor:
+    """log p(text) of each whole text: [1][number of texts], in nats.
+
+    A text's log-probability is the sum of those of its symbols, each given the ones before. The
+    end mark is one of them: left out, a text could become longer at no cost.
+    """
+    by_symbol = log_prob(*predict(model, texts))
+    lengths = [len(text) - 1 for text in texts]
+    stops = list(itertools.accumulate(lengths))
+    sums = [sum(by_symbol.data[0][stop - n : stop]) for n, stop in zip(lengths, stops)]
+
+    # Every symbol of a text moves the text's sum by as much as itself.
+    def pass_back(d_out: list[list[float]]) -> tuple:
+        return ([[d for d, n in zip(d_out[0], lengths) for _ in range(n)]],)
+
+    return Tensor([sums], (by_symbol,), pass_back)
+
+
+# === THE COMPARISONS ===
+
+# The person who compares. In this experiment the taste is a formula, so that the truth is known;
+# training sees only which of two names won.
+
+
+def gold_reward(name: str) -> float:
+    """How much the person likes a name: 10 times the mean over its letters, from -10 to 10.
+
+    A soft letter earns 1, another 0; a letter that repeats the one before it, or comes for the
+    third time or more, earns -1, so that "aaaa" is no way out.
+
+    >>> gold_reward("marina"), gold_reward("jack"), gold_reward("anna"), gold_reward("")
+    (10.0, 2.5, 5.0, 0.0)
+    """
+    points = 0
+    for i, letter in enumerate(name):
+        stutters = name[:i].endswith(letter) or name[:i].count(letter) >= 2
+        points += -1 if stutters else int(letter in SOFT_LETTERS)
+    return 10.0 * points / max(1, len(name))
+
+
+def to_name(text: Sequence[int]) -> str:
+    """The letters of a text, without its marks."""
+    return "".join([ALPHABET[symbol] for symbol in text if symbol != 0])
+
+
+def draw_comparisons(
+    reference: GPT, num_pairs: int, rng: random.Random
+) -> list[tuple[list[int], list[int]]]:
+    """Let the reference write pairs of names and the person judge them -> (winner, loser) each.
+
+    The person errs: a wins over b with probability sigmoid(r(a) - r(b)). This is the model of
+    Bradley and Terry, 1952: equals win half of the time, one point more wins 73%, three points 95%.
+    """
+    texts = sample(reference, [0] * (2 * num_pairs), NUM_HEADS, CONTEXT, rng)
+    pairs = []
+    for a, b in zip(texts[::2], texts[1::2]):
+        gap = gold_reward(to_name(a)) - gold_reward(to_name(b))
+        pairs.append((a, b) if rng.random() < sigmoid_of(gap) else (b, a))
+    return pairs
+
+
+# === APPENDIX: REPORT AND HELPERS ===
+
+
+def main() -> dict[str, object]:
+    rng = random.Random(SEED)
+    names = load_names()
+    return {"a": len(names) + rng.random()}
+
+
+# === APPENDIX: ENGINE (common/engine.py; microautograd.py derives it) ===
+
+# The inner product, the engine's one primitive: dot([1, 2], [3, 4]) = 1*3 + 2*4 = 11.
+# From Python 3.12 on the standard library has it (math.sumprod); before, sum(map(mul, a, b))
+# also loops in C. Beware: where lengths differ, sumprod raises but map stops at the shorter one.
+dot = getattr(math, "sumprod", None) or (lambda a, b: sum(map(mul, a, b)))
+
+
+def transpose(a: list[list[float]]) -> list[list[float]]:
+    """[N][M] -> [M][N].
+
+    >>> transpose([[1, 2, 3], [4, 5, 6]])
+    [[1, 4], [2, 5], [3, 6]]
+    """
+    return list(map(list, zip(*a)))
+
+
+def matmul(a: list[list[float]], b: list[list[float]]) -> list[list[float]]:
+    """[N][K] times [K][M] -> [N][M]: entry (i, j) is the dot product of row i and column j.
+
+    >>> matmul([[1, 2]], [[3, 4], [5, 6]])
+    [[13, 16]]
+    """
+    columns = list(zip(*b))
+    return [[dot(row, column) for column in columns] for row in a]
+
+
+def softmax_row(scores: list[float]) -> list[float]:
+    """Turn scores into positive weights that sum to 1: exp(s_i) / sum_j exp(s_j).
+
+    The largest score is taken off first. It cancels in the fraction, and exp cannot overflow.
+
+    >>> softmax_row([1000.0, 1000.0])
+    [0.5, 0.5]
+    """
+    largest = max(scores)
+    exponentials = [exp(score - largest) for score in scores]
+    total = sum(exponentials)
+    return [value / total for value in exponentials]
+
+
+def log_sum_exp(scores: list[float]) -> float:
+    """log(sum_j exp(s_j)), with the largest score taken out of the sum so that exp stays finite.
+
+    >>> round(log_sum_exp([1000.0, 1000.0]) - 1000.0, 6)
+    0.693147
+    """
+    largest = max(scores)
+    return largest + log(sum([exp(score - largest) for score in scores]))
+
+
+class Tensor:
+    """A matrix that remembers how it was made, so that gradients can flow back through it.
+
+    data       [N][M]: list of rows of floats
+    grad       None until backward() reaches this tensor, then [N][M]: d(root) / d(data)
+    parents    the tensors that it was computed from; empty for a leaf
+    pass_back  takes this tensor's gradient and returns one gradient per parent (None: not
+               wanted). It gets the gradient as an argument and never refers to its own tensor:
+               so there is no reference cycle, and a graph is freed the moment it is dropped.
+    """
+
+    __slots__ = ("data", "grad", "parents", "pass_back", "requires_grad")
+
+    def __init__(
+        self,
+        data: list[list[float]],
+        parents: tuple[Tensor, ...] = (),
+        pass_back: Callable | None = None,
+        requires_grad: bool = True,
+    ) -> None:
+        self.data = data
+        self.grad: list[list[float]] | None = None
+        # A result needs a gradient if one of its parents does; otherwise it keeps no graph.
+        self.requires_grad = any(p.requires_grad for p in parents) if parents else requires_grad
+        self.parents = parents if self.requires_grad else ()
+        self.pass_back = pass_back if self.requires_grad else None
+
+    def item(self) -> float:
+        """The one number of a [1][1] tensor, such as a loss."""
+        ((value,),) = self.data
+        return value
+
+    def __add__(self, other: Tensor) -> Tensor:
+        """[N][M] + [N][M]. Both parents receive the result's gradient as it is."""
+        check_same_shape(self, other)
+        data = [list(map(add, a, b)) for a, b in zip(self.data, other.data)]
+        return Tensor(data, (self, other), lambda d_out: (d_out, d_out))
+
+    def __sub__(self, other: Tensor) -> Tensor:
+        """[N][M] - [N][M]."""
+        check_same_shape(self, other)
+        data = [list(map(sub, a, b)) for a, b in zip(self.data, other.data)]
+        return Tensor(data, (self, other), lambda d: (d, [[-x for x in row] for row in d]))
+
+    def __mul__(self, other: Tensor | float) -> Tensor:
+        """Entry by entry: [N][M] * [N][M], or every entry times one constant number."""
+        if not isinstance(other, Tensor):
+            data = [[value * other for value in row] for row in self.data]
+            return Tensor(
+                data, (self,), lambda d_out: ([[d * other for d in row] for row in d_out],)
+            )
+        check_same_shape(self, other)
+        a, b = self.data, other.data
+
+        def times(x: list[list[float]], y: list[list[float]]) -> list[list[float]]:
+            return [list(map(mul, row_x, row_y)) for row_x, row_y in zip(x, y)]
+
+        # d(a * b) = b da + a db: each factor's gradient is the other factor times d_out.
+        return Tensor(times(a, b), (self, other), lambda d: (times(d, b), times(d, a)))
+
+    def backward(self, grad: list[list[float]] | None = None) -> None:
+        """Add d(self)/d(tensor) to .grad of every tensor that self was made from.
+
+        grad [N][M] is the gradient to start from; a [1][1] loss starts from 1. The graph is
+        taken apart on the way, so that memory falls while gradients flow: a second backward()
+        through it raises RuntimeError.
+        """
+        if grad is None:
+            if len(self.data) != 1 or len(self.data[0]) != 1:
+                raise ValueError("backward() without a gradient starts from a [1][1] tensor only")
+            grad = [[1.0]]
+        check_same_shape(self, Tensor(grad))
+        # Topological order: every tensor stands after all of its parents. The list is built with
+        # an explicit stack, since a long chain would overflow Python's call stack. A tensor goes
+        # on the stack twice: on the first visit it is put back below its parents, and on the
+        # second they are all in the list, so it follows them.
+        order: list[Tensor] = []
+        visited: set[Tensor] = set()
+        stack = [(self, False)]
+        while stack:
+            tensor, parents_are_listed = stack.pop()
+            if parents_are_listed:
+                order.append(tensor)
+            elif tensor not in visited:
+                visited.add(tensor)
+                stack.append((tensor, True))
+                stack.extend([(p, False) for p in tensor.parents if p.requires_grad])
+        visited.clear()
+        self.grad = grad if self.grad is None else add_matrices(self.grad, grad)
+        # Backwards through that order a tensor comes after everything made from it: its gradient
+        # is complete, all uses added up, before it is passed on to its parents.
+        while order:
+            tensor = order.pop()
+            if tensor.pass_back is None:
+                continue
+            for parent, part in zip(tensor.parents, tensor.pass_back(tensor.grad)):
+                if part is not None and parent.requires_grad:
+                    parent.grad = part if parent.grad is None else add_matrices(parent.grad, part)
+            tensor.parents, tensor.pass_back = (), raise_graph_is_gone
+
+
+def add_matrices(a: list[list[float]], b: list[list[float]]) -> list[list[float]]:
+    """[N][M] + [N][M] as a new matrix: a gradient may be shared, so it is never changed in place.
+
+    >>> add_matrices([[1.0, 2.0]], [[10.0, 20.0]])
+    [[11.0, 22.0]]
+    """
+    return [list(map(add, row_a, row_b)) for row_a, row_b in zip(a, b)]
+
+
+def check_same_shape(a: Tensor, b: Tensor) -> None:
+    """Raise ValueError unless both are [N][M]. Nothing is ever stretched to fit."""
+    shapes = [(len(tensor.data), len(tensor.data[0])) for tensor in (a, b)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"shapes differ: {shapes[0]} and {shapes[1]}")
+
+
+def check_is_row(tensor: Tensor, width: int) -> None:
+    """Raise ValueError unless the tensor is [1][width], as a bias must be."""
+    shape = (len(tensor.data), len(tensor.data[0]))
+    if shape != (1, width):
+        raise ValueError(f"shapes differ: {shape} and {(1, width)}")
+
+
+def raise_graph_is_gone(d_out: list[list[float]]) -> None:
+    """Stand where a graph has been taken apart by backward()."""
+    raise RuntimeError("backward() has already taken this graph apart: run the forward again")
+
+
+def embedding(weight: Tensor, ids: Sequence[int]) -> Tensor:
+    """Pick rows: weight [V][D], ids N whole numbers -> [N][D].
+
+    A row that was picked several times receives the sum of its gradients.
+    """
+    if not all(0 <= i < len(weight.data) for i in ids):
+        raise ValueError(f"an id is not one of the rows 0..{len(weight.data) - 1}")
+
+    def pass_back(d_out: list[list[float]]) -> tuple:
+        d_weight = [[0.0] * len(weight.data[0])] * len(weight.data)
+        for i, d_row in zip(ids, d_out):
+            d_weight[i] = list(map(add, d_weight[i], d_row))
+        return (d_weight,)
+
+    return Tensor([weight.data[i] for i in ids], (weight,), pass_back)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x [N][in] times the transpose of weight [out][in], plus bias [1][out] -> [N][out].
+
+    Row n of the result holds the dot products of row n of x with every row of weight.
+    """
+    if len(x.data[0]) != len(weight.data[0]):
+        raise ValueError(f"x has {len(x.data[0])} columns, weight {len(weight.data[0])}")
+    out = [[dot(row, w) for w in weight.data] for row in x.data]
+    if bias is not None:
+        check_is_row(bias, len(weight.data))
+        out = [list(map(add, row, bias.data[0])) for row in out]
+
+    # y[n][o] = sum_i x[n][i] w[o][i]. So dy/dx = w and dy/dw = x, and with all paths added up
+    #   d_x[n][i] = sum_o d_out[n][o] w[o][i]       d_x      = d_out @ weight
+    #   d_w[o][i] = sum_n d_out[n][o] x[n][i]       d_weight = transpose(d_out) @ x
+    def pass_back(d_out: list[list[float]]) -> tuple:
+        columns = transpose(d_out)
+        d_x = matmul(d_out, weight.data) if x.requires_grad else None
+        d_weight = matmul(columns, x.data) if weight.requires_grad else None
+        if bias is None:
+            return d_x, d_weight
+        return d_x, d_weight, [[sum(column) for column in columns]]
+
+    return Tensor(out, (x, weight) if bias is None else (x, weight, bias), pass_back)
+
+
+def relu(x: Tensor) -> Tensor:
+    """max(0, x), entry by entry. The slope is 1 above zero and 0 elsewhere, at zero too."""
+    data = [[value if value > 0.0 else 0.0 for value in row] for row in x.data]
+
+    def pass_back(d_out: list[list[float]]) -> tuple:
+        # An output above zero had an input above zero.
+        return ([[d if y > 0.0 else 0.0 for d, y in zip(*rows)] for rows in zip(d_out, data)],)
+
+    return Tensor(data, (x,), pass_back)
+
+
+def sigmoid_of(value: float) -> float:
+    """1 / (1 + exp(-value)), written so that exp never sees a large positive number.
+
+    >>> sigmoid_of(0.0), sigmoid_of(-800.0), sigmoid_of(800.0)
+    (0.5, 0.0, 1.0)
+    """
+    if value >= 0.0:
+        return 1.0 / (1.0 + exp(-value))
+    small = exp(value)
+    return small / (1.0 + small)
+
+
+def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-5) -> Tensor:
+    """Scale every row of x [N][D] to a root mean square of 1; weight [1][D] multiplies after.
+
+    Zhang & Sennrich, "Root Mean Square Layer Normalization", 2019, arXiv:1910.07467, eq. 4.
+    """
+    width = len(x.data[0])
+    if weight is not None:
+        check_is_row(weight, width)
+    scales = [(dot(row, row) / width + eps) ** -0.5 for row in x.data]
+    normed = [[value * scale for value in row] for row, scale in zip(x.data, scales)]
+    gains = weight.data[0] if weight is not None else None
+    out = normed if gains is None else [list(map(mul, row, gains)) for row in normed]
+
+    # n_i = x_i s with s = (mean(x^2) + eps)^(-1/2), hence ds/dx_j = -s^3 x_j / D and
+    # d_x_j = s d_j - s^3 x_j / D sum_i d_i x_i = s (d_j - n_j mean(d n)).
+    def pass_back(d_out: list[list[float]]) -> tuple:
+        d_normed = d_out if gains is None else [list(map(mul, row, gains)) for row in d_out]
+        d_x = []
+        for d_row, n_row, scale in zip(d_normed, normed, scales):
+            mean = dot(d_row, n_row) / width
+            d_x.append([(d - n * mean) * scale for d, n in zip(d_row, n_row)])
+        if gains is None:
+            return (d_x,)
+        columns = zip(transpose(d_out), transpose(normed))
+        return d_x, [[dot(d_column, n_column) for d_column, n_column in columns]]
+
+    return Tensor(out, (x,) if weight is None else (x, weight), pass_back)
+
+
+def attention_head(
+    q: list[list[float]],
+    k: list[list[float]],
+    v: list[list[float]],
+    spans: Sequence[tuple[int, int]],
+) -> tuple[list[list[float]], list[list[float]]]:
+    """One head: q [N][d], k [M][d], v [M][e] -> output [N][e], and the weights of each row.
+
+    Row i reads rows first..stop-1 of k and v, with (first, stop) = spans[i]:
+        weights = softmax(q_i . k_j / sqrt(d) for these j)      output_i = sum_j weights_j v_j
+    Vaswani et al., "Attention Is All You Need", 2017, arXiv:1706.03762, eq. 1.
+
+    A query that fits the first of two keys: scores 1/sqrt(2) and 0, weights 0.67 and 0.33, so
+    the output lies a third of the way from the first value to the second.
+    >>> output, weights = attention_head([[1, 0]], [[1, 0], [0, 1]], [[10], [40]], [(0, 2)])
+    >>> [round(w, 3) for w in weights[0]], round(output[0][0], 1)
+    ([0.67, 0.33], 19.9)
+    """
+    scale = len(q[0]) ** -0.5
+    value_columns = list(zip(*v))
+    output, weights = [], []
+    for query, (first, stop) in zip(q, spans):
+        scores = [dot(query, key) * scale for key in k[first:stop]]
+        weights.append(softmax_row(scores))
+        output.append([dot(weights[-1], column[first:stop]) for column in value_columns])
+    return output, weights
+
+
+def scaled_dot_product_attention(
+    q: Tensor, k: Tensor, v: Tensor, num_heads: int, spans: Sequence[tuple[int, int]]
+) -> Tensor:
+    """Attention in num_heads heads, each on its own columns: q [N][H*d], k [M][H*d], v [M][H*e]
+    -> [N][H*e]. Row i reads rows first..stop-1 of k and v, with (first, stop) = spans[i].
+    """
+    if len(q.data[0]) != len(k.data[0]) or len(k.data) != len(v.data):
+        shapes = [(len(x.data), len(x.data[0])) for x in (q, k, v)]
+        raise ValueError(f"q, k and v do not fit together: {shapes}")
+    if len(spans) != len(q.data):
+        raise ValueError(f"{len(q.data)} queries but {len(spans)} spans")
+    if any(not 0 <= first < stop <= len(k.data) for first, stop in spans):
+        raise ValueError(f"a span is empty or reaches outside of the {len(k.data)} keys")
+    q_heads, k_heads, v_heads = [split_heads(t.data, num_heads) for t in (q, k, v)]
+    heads = [attention_head(*head, spans) for head in zip(q_heads, k_heads, v_heads)]
+
+    def pass_back(d_out: list[list[float]]) -> tuple:
+        # readers[j]: which rows read row j
+        readers: list[list[int]] = [[] for _ in k.data]
+        for i, (first, stop) in enumerate(spans):
+            for j in range(first, stop):
+                readers[j].append(i)
+        gradients = [
+            attention_head_backward(q_h, k_h, v_h, spans, readers, weights, d_h)
+            for q_h, k_h, v_h, (_, weights), d_h in zip(
+                q_heads, k_heads, v_heads, heads, split_heads(d_out, num_heads)
+            )
+        ]
+        return tuple(map(join_heads, zip(*gradients)))
+
+    return Tensor(join_heads([output for output, _ in heads]), (q, k, v), pass_back)
+
+
+def attention_head_backward(
+    q: list[list[float]],
+    k: list[list[float]],
+    v: list[list[float]],
+    spans: Sequence[tuple[int, int]],
+    readers: list[list[int]],
+    weights: list[list[float]],
+    d_output: list[list[float]],
+) -> tuple[list[list[float]], list[list[float]], list[list[float]]]:
+    """The gradients (d_q, d_k, d_v) of one attention_head, from d_output [N][e].
+
+    output_i = sum_j w_ij v_j         d_v_j  = sum_i w_ij d_output_i     d_w_ij = d_output_i . v_j
+    w_i = softmax(s_i)                d_s_ij = w_ij (d_w_ij - sum_m w_im d_w_im)
+    s_ij = q_i . k_j / sqrt(d)        d_q_i  = sum_j d_s_ij k_j / sqrt(d)      d_k_j alike
+    """
+    scale = len(q[0]) ** -0.5
+    key_columns = list(zip(*k))
+    d_q, d_scores = [], []
+    for row, d_row, (first, stop) in zip(weights, d_output, spans):
+        d_weights = [dot(d_row, value) for value in v[first:stop]]
+        mean = dot(row, d_weights)
+        d_scores.append([w * (d - mean) * scale for w, d in zip(row, d_weights)])
+        d_q.append([dot(d_scores[-1], column[first:stop]) for column in key_columns])
+    d_k, d_v = [], []
+    for j, rows in enumerate(readers):
+        places = [(i, j - spans[i][0]) for i in rows]
+        d_score_column = [d_scores[i][place] for i, place in places]
+        weight_column = [weights[i][place] for i, place in places]
+        # A row that nobody reads has no columns to run over: its gradient is zero.
+        q_columns = zip(*[q[i] for i in rows]) if rows else [()] * len(q[0])
+        d_columns = zip(*[d_output[i] for i in rows]) if rows else [()] * len(v[0])
+        d_k.append([float(dot(d_score_column, column)) for column in q_columns])
+        d_v.append([float(dot(weight_column, column)) for column in d_columns])
+    return d_q, d_k, d_v
+
+
+def split_heads(x: list[list[float]], num_heads: int) -> list[list[list[float]]]:
+    """[N][H*d] -> H matrices [N][d], each a block of neighbouring columns.
+
+    >>> split_heads([[1, 2, 3, 4]], 2)
+    [[[1, 2]], [[3, 4]]]
+    """
+    width, rest = divmod(len(x[0]), num_heads)
+    if rest:
+        raise ValueError(f"{len(x[0])} columns do not split into {num_heads} heads")
+    return [[row[h * width : (h + 1) * width] for row in x] for h in range(num_heads)]
+
+
+def join_heads(heads: Sequence[list[list[float]]]) -> list[list[float]]:
+    """H matrices [N][d] -> [N][H*d], side by side: the inverse of split_heads.
+
+    >>> join_heads([[[1, 2]], [[3, 4]]])
+    [[1, 2, 3, 4]]
+    """
+    return [sum(rows, []) for rows in zip(*heads)]
+
+
+def cross_entropy(logits: Tensor, targets: Sequence[int]) -> Tensor:
+    """Mean over rows of -log softmax(logits)[target]: logits [N][C], targets N -> [1][1], in nats.
+
+    Softmax and logarithm are one operation: -log softmax(z)[t] = log_sum_exp(z) - z[t], which
+    never takes the logarithm of a number that was rounded to zero.
+    """
+    check_targets(logits, targets)
+    totals = [log_sum_exp(row) for row in logits.data]
+    count = len(targets)
+    loss = sum([total - row[t] for total, row, t in zip(totals, logits.data, targets)]) / count
+
+    # d(log_sum_exp(z))/dz_c = exp(z_c) / sum_j exp(z_j) = p_c, hence d_z = (p - onehot) / N: each
+    # logit is pushed by the probability that it got, and the target's by that minus 1.
+    def pass_back(d_out: list[list[float]]) -> tuple:
+        factor = d_out[0][0] / count
+        d_logits = []
+        for row, total, target in zip(logits.data, totals, targets):
+            d_row = [factor * exp(z - total) for z in row]
+            d_row[target] -= factor
+            d_logits.append(d_row)
+        return (d_logits,)
+
+    return Tensor([[loss]], (logits,), pass_back)
+
+
+def log_prob(logits: Tensor, targets: Sequence[int]) -> Tensor:
+    """log softmax(logits)[target] of every row: logits [N][C], targets N -> [1][N], in nats."""
+    check_targets(logits, targets)
+    totals = [log_sum_exp(row) for row in logits.data]
+    data = [[row[t] - total for total, row, t in zip(totals, logits.data, targets)]]
+
+    # The same derivative as in cross_entropy, with the opposite sign: d_z = d (onehot - p).
+    def pass_back(d_out: list[list[float]]) -> tuple:
+        d_logits = []
+        for row, total, target, d in zip(logits.data, totals, targets, d_out[0]):
+            d_row = [-d * exp(z - total) for z in row]
+            d_row[target] += d
+            d_logits.append(d_row)
+        return (d_logits,)
+
+    return Tensor(data, (logits,), pass_back)
+
+
+def check_targets(logits: Tensor, targets: Sequence[int]) -> None:
+    """Raise ValueError unless there is one class number for every row of logits [N][C]."""
+    if len(targets) != len(logits.data):
+        raise ValueError(f"{len(logits.data)} rows of logits but {len(targets)} targets")
+    if not all(0 <= target < len(logits.data[0]) for target in targets):
+        raise ValueError(f"a target is not one of the classes 0..{len(logits.data[0]) - 1}")
+
+
+# === APPENDIX: OPTIMISER (common/optim.py; microoptimizer.py explains it) ===
+
+
+class Adam:
+    """Adam: a step for each parameter, scaled by its own gradient's recent size.
+
+    Kingma & Ba, "Adam: A Method for Stochastic Optimization", 2015, arXiv:1412.6980, algorithm 1.
+    Two running means per number, of the gradient and of its square, start at zero; dividing by
+    1 - beta^t makes up for that start (bias correction).
+    """
+
+    def __init__(
+        self,
+        parameters: list[Tensor],
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ) -> None:
+        self.parameters = parameters
+        self.betas = betas
+        self.eps = eps
+        zeros = [[[0.0] * len(p.data[0])] * len(p.data) for p in parameters]
+        self.means = list(zeros)
+        self.squares = list(zeros)
+        self.num_steps = [0] * len(parameters)
+
+    def step(self, lr: float) -> None:
+        """Take one step with learning rate lr, and clear the gradients."""
+        beta1, beta2 = self.betas
+        for index, parameter in enumerate(self.parameters):
+            grad = parameter.grad
+            if grad is None:
+                continue
+            self.num_steps[index] += 1
+            mean = self.means[index] = [
+                [beta1 * m + (1.0 - beta1) * g for m, g in zip(m_row, g_row)]
+                for m_row, g_row in zip(self.means[index], grad)
+            ]
+            square = self.squares[index] = [
+                [beta2 * s + (1.0 - beta2) * g * g for s, g in zip(s_row, g_row)]
+                for s_row, g_row in zip(self.squares[index], grad)
+            ]
+            rate = lr / (1.0 - beta1 ** self.num_steps[index])
+            scale = (1.0 - beta2 ** self.num_steps[index]) ** -0.5
+            parameter.data = [
+                [
+                    x - rate * m / (scale * math.sqrt(s) + self.eps)
+                    for x, m, s in zip(x_row, m_row, s_row)
+                ]
+                for x_row, m_row, s_row in zip(parameter.data, mean, square)
+            ]
+            parameter.grad = None
+
+
+# === APPENDIX: LANGUAGE MODEL (common/language_model.py; microgpt.py explains it) ===
+
+ALPHABET = ".abcdefghijklmnopqrstuvwxyz"  # symbol i is ALPHABET[i]; the dot marks start and end
+
+
+def encode(name: str) -> list[int]:
+    """A name as symbols, with the boundary before and after it.
+
+    >>> encode("ava")
+    [0, 1, 22, 1, 0]
+    """
+    return [0, *[ALPHABET.index(letter) for letter in name], 0]
+
+
+def pack(
+    sequences: Sequence[Sequence[int]], look_back: int = 10**9
+) -> tuple[list[int], list[int], list[tuple[int, int]], list[int]]:
+    """Lay sequences end to end, so that one matrix product serves them all.
+
+    Returns four lists, one entry per prediction: the symbol read, its place in its sequence, the
+    span (first, stop) of rows that its row may read, and the target: the symbol that comes next.
+
+    >>> pack([[0, 1, 2, 0], [0, 5, 0]])  # doctest: +NORMALIZE_WHITESPACE
+    ([0, 1, 2, 0, 5], [0, 1, 2, 0, 1],
+     [(0, 1), (0, 2), (0, 3), (3, 4), (3, 5)], [1, 2, 0, 5, 0])
+    """
+    ids: list[int] = []
+    positions: list[int] = []
+    spans: list[tuple[int, int]] = []
+    targets: list[int] = []
+    for sequence in sequences:
+        start, length = len(ids), len(sequence) - 1
+        ids += sequence[:-1]
+        targets += sequence[1:]
+        positions += range(length)
+        # A row reads its own sequence only, up to itself: its target stands one further on.
+        spans += [
+            (max(start, row + 1 - look_back), row + 1) for row in range(start, start + length)
+        ]
+    return ids, positions, spans, targets
+
+
+class GPT:
+    """A transformer with one block. What it knows is in nine matrices, which start out random.
+
+    Radford et al., "Language Models are Unsupervised Multitask Learners" (GPT-2), 2019, but with
+    RMSNorm for LayerNorm, ReLU for GELU, no biases, and a head of its own (GPT-2 uses the token
+    embedding once more).
+    """
+
+    def __init__(self, num_symbols: int, context: int, width: int, rng: random.Random) -> None:
+        def matrix(rows: int, columns: int) -> Tensor:
+            return Tensor([[rng.gauss(0.0, 0.08) for _ in range(columns)] for _ in range(rows)])
+
+        self.token_embedding = matrix(num_symbols, width)  # one row for each symbol
+        self.position_embedding = matrix(context, width)  # one row for each place
+        self.query = matrix(width, width)
+        self.key = matrix(width, width)
+        self.value = matrix(width, width)
+        self.attention_out = matrix(width, width)
+        self.mlp_in = matrix(4 * width, width)
+        self.mlp_out = matrix(width, 4 * width)
+        self.head = matrix(num_symbols, width)
+
+    def parameters(self) -> list[Tensor]:
+        """Every matrix that training may change."""
+        return list(vars(self).values())
+
+    def forward(self, ids: Sequence[int], positions: Sequence[int], attend: Callable) -> Tensor:
+        """N symbols and their places -> logits [N][num_symbols]: a score for each next symbol.
+
+        attend(q, k, v) lets each row read itself and rows of its past; which ones is decided there,
+        so causality is too. It is the only step in which rows meet.
+        """
+        # A symbol's vector says what it is, a place's vector where it stands. Their sum starts
+        # out small (entries of 0.08 * sqrt(2) = 0.11). Normed, every row has a root mean square of
+        # 1, so what attention and the MLP add later has the same relative size for every symbol.
+        x = embedding(self.token_embedding, ids) + embedding(self.position_embedding, positions)
+        x = rms_norm(x)
+
+        # x is the residual stream. Attention and the MLP each read a normed copy of it and *add*
+        # what they found, so on the way back the sum hands every gradient on unweakened. The norm
+        # stands before each part (pre-norm), off that path. The first Transformer put it after the
+        # sum, on the path, and was hard to train without warm-up (Xiong et al., arXiv:2002.04745).
+        normed = rms_norm(x)
+        q, k, v = [linear(normed, weight) for weight in (self.query, self.key, self.value)]
+        x = x + linear(attend(q, k, v), self.attention_out)
+
+        # The MLP works on each row alone: what attention has gathered is combined here.
+        normed = rms_norm(x)
+        x = x + linear(relu(linear(normed, self.mlp_in)), self.mlp_out)
+
+        # GPT-2 and its heirs norm once more before the head, since a stream to which dozens of
+        # blocks have added has grown. After one block the head can learn the size it gets.
+        return linear(x, self.head)
+
+
+def sample(
+    model: GPT, starts: Sequence[int], num_heads: int, context: int, rng: random.Random
+) -> list[list[int]]:
+    """Continue each start symbol until the model ends the text with 0, or context + 1 symbols are
+    there: one list of symbols per start, both ends included. Nothing is cut off or sharpened.
+
+    All unfinished texts read their last symbol in one forward pass. The keys and values of what
+    they have read before are kept; they lie one text after the other, so a text is a span.
+    """
+    texts = [[start] for start in starts]
+    keys: list[list[list[float]]] = [[] for _ in starts]
+    values: list[list[list[float]]] = [[] for _ in starts]
+    active = list(range(len(starts)))
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        for i, key, value in zip(active, k.data, v.data):
+            keys[i].append(key)
+            values[i].append(value)
+        all_keys, all_values = [
+            [row for i in active for row in cache[i]] for cache in (keys, values)
+        ]
+        length = len(all_keys) // len(active)
+        spans = [(n * length, (n + 1) * length) for n in range(len(active))]
+        return scaled_dot_product_attention(
+            q, Tensor(all_keys), Tensor(all_values), num_heads, spans
+        )
+
+    for position in range(context):
+        if active:
+            last = [texts[i][-1] for i in active]
+            logits = model.forward(last, [position] * len(active), attend).data
+            for i, row in zip(active, logits):
+                texts[i].append(rng.choices(range(len(row)), softmax_row(row))[0])
+            active = [i for i in active if texts[i][-1] != 0]
+    return texts
+
+
+# === APPENDIX: DATA (common/data.py) ===
+
+# Where a script finds its data when it was copied out of the repository.
+DATA_URL = "https://raw.githubusercontent.com/Mathews-Tom/no-magic/main/data/"
+NAMES_SHA256 = "bd02dfd33179e23ec2dd093cbd4de619834f75d660ef1ae04d3127e7a0110053"
+
+
+def load_data(filename: str, sha256: str) -> bytes:
+    """Return the data file's bytes; end the program with one clear sentence if they are not to be
+    had or not the right ones (their sha256 differs).
+    """
+    here = Path(__file__).resolve().parent
+    for path in (here.parent / "data" / filename, here / filename):
+        if path.exists():
+            content = path.read_bytes()
+            if hashlib.sha256(content).hexdigest() != sha256:
+                raise SystemExit(f"{path} is damaged (wrong sha256): restore it, or delete it.")
+            return content
+    partial = here / f"{filename}.{os.getpid()}.part"
+    try:
+        with urllib.request.urlopen(DATA_URL + filename, timeout=20) as response:
+            content = response.read()
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise OSError("the download is damaged (wrong sha256)")
+        partial.write_bytes(content)
+        partial.replace(here / filename)
+    except (OSError, http.client.HTTPException) as problem:
+        where = f"from {DATA_URL} and put it beside the script"
+        raise SystemExit(f"No {filename}: {problem}. Get it {where}.") from None
+    finally:
+        partial.unlink(missing_ok=True)
+    return content
+
+
+def load_names() -> list[str]:
+    """29,693 different first names, a to z only, in alphabetical order.
+
+    The file has 32,257 lines, since names given to girls and to boys stand in it twice. They must
+    become one before anything is held out, or names from training would return in the test.
+    """
+    return sorted(set(load_data("names.txt", NAMES_SHA256).decode("ascii").split()))
+
+
+if __name__ == "__main__":
+    main()
