@@ -52,11 +52,15 @@ import itertools
 import math
 import os
 import random
+import time
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from math import exp, log
 from operator import add, mul, sub
 from pathlib import Path
+from typing import Any, NamedTuple
 
 # === CONSTANTS ===
 
@@ -78,7 +82,7 @@ HIGH_BETA = 2.0  # the same for the arm that shall stay nearer to the reference
 DPO_STEPS = 80  # 1.25 passes over the pairs
 SFT_STEPS = 80
 LEARNING_RATE = 0.004  # for DPO and SFT alike; half and double are worse for SFT
-NUM_SAMPLES = 400  # names that each policy writes to be measured
+NUM_SAMPLES = 800  # names that each policy writes to be measured
 
 # === THE REFERENCE MODEL ===
 
@@ -186,13 +190,414 @@ def draw_comparisons(
     return pairs
 
 
-# === APPENDIX: REPORT AND HELPERS ===
+# === DIRECT PREFERENCE OPTIMIZATION ===
+
+# What shall the policy become? The answer of RLHF: collect reward, but pay beta for every nat of
+# distance from the reference. Without this price, the policy would end up writing one name only.
+#
+#     J(pi) = E[r(y)] - beta KL(pi, pi_ref) = sum_y pi(y) (r(y) - beta log(pi(y) / pi_ref(y)))
+#
+# The best policy can be written down. It is the reference, tilted towards reward:
+#
+#     pi*(y) = pi_ref(y) exp(r(y) / beta) / Z           Z = sum_y pi_ref(y) exp(r(y) / beta)
+#
+# To see that it is the best, solve this line for the reward, and put the result into J:
+#
+#     r(y) = beta log(pi*(y) / pi_ref(y)) + beta log Z
+#     J(pi) = beta log Z - beta sum_y pi(y) log(pi(y) / pi*(y)) = beta log Z - beta KL(pi, pi*)
+#
+# A KL divergence is never negative and is 0 for equal distributions only: J is largest at pi = pi*.
+#
+# Why then does anybody use reinforcement learning? Because Z runs over all possible texts, so
+# nobody can draw from pi* directly. DPO uses the line for r instead. Read backwards, it says that
+# every policy is the best one for some reward: beta times its log-ratio, plus a constant. Bradley
+# and Terry's model needs only a difference of two rewards, and there the constant cancels:
+#
+#     P(winner beats loser) = sigmoid(r(winner) - r(loser))
+#                           = sigmoid(beta log_ratio(winner) - beta log_ratio(loser))
+#
+# Now everything can be computed, and the policy is fitted like any classifier: make the outcomes
+# that were seen likely. So DPO does have a reward model. It is the policy.
+
+
+def dpo_loss(
+    policy_winners: Tensor,
+    policy_losers: Tensor,
+    ref_winners: Sequence[float],
+    ref_losers: Sequence[float],
+    beta: float,
+) -> Tensor:
+    """Mean over pairs of -log sigmoid(margin): log-probabilities [1][n] of whole texts -> [1][1].
+
+    Rafailov et al., 2023, arXiv:2305.18290, eq. 7: the loss of torch's
+    -logsigmoid(beta * (winner_ratios - loser_ratios)).mean(), and of TRL's DPOTrainer.
+
+    One pair: training has made the winner a little less likely than under the reference (-20.2
+    against -20.0) and the loser much less likely (-16.2 against -15.0). The log-ratios are -0.2 and
+    -1.2, the margin is 0.5 * (-0.2 + 1.2) = 0.5, and the loss 0.474; it was ln 2 = 0.693 when
+    policy and reference were equal. The gradients: raise the winner, lower the loser, by 0.189.
+    That the winner is the rarer name of the two, under both models, does not matter.
+    >>> winner, loser = Tensor([[-20.2]]), Tensor([[-16.2]])
+    >>> loss = dpo_loss(winner, loser, [-20.0], [-15.0], beta=0.5)
+    >>> loss.backward()
+    >>> round(loss.item(), 3), round(winner.grad[0][0], 3), round(loser.grad[0][0], 3)
+    (0.474, -0.189, 0.189)
+    """
+    count = len(ref_winners)
+    winner_ratios = map(sub, policy_winners.data[0], ref_winners)
+    loser_ratios = map(sub, policy_losers.data[0], ref_losers)
+    margins = [beta * (winner - loser) for winner, loser in zip(winner_ratios, loser_ratios)]
+    # -log sigmoid(m) = log(1 + exp(-m)), which is softplus(-m): no logarithm of a rounded 0.
+    loss = sum([softplus(-margin) for margin in margins]) / count
+
+    # d loss / d margin = -sigmoid(-margin): the probability that the policy, as a reward model,
+    # gives to the wrong outcome. A pair that is ordered wrongly pulls with almost full weight, one
+    # that is ordered well hardly at all.
+    def pass_back(d_out: list[list[float]]) -> tuple:
+        weights = [beta * sigmoid_of(-margin) * d_out[0][0] / count for margin in margins]
+        return [[-weight for weight in weights]], [weights]
+
+    return Tensor([[loss]], (policy_winners, policy_losers), pass_back)
+
+
+# Each part is needed.
+#
+#   - The sigmoid ends the pull of a pair once its margin is large. The margin must reach about 1
+#     for that, so the log-ratios must move apart by about 1 / beta. This is how beta acts in
+#     a short training: a low beta lets the policy go far. (It is often told the wrong way round.
+#     In pi*, reward is divided by beta, like logits by a temperature.) With the plain difference
+#     -margin for a loss, nothing ends the pull: KL {no_sigmoid}.
+#   - The reference says how likely the names were to begin with. Without it, a pair whose winner
+#     is a rare name begins with a wrong sign and a large weight, although nothing is wrong with
+#     it, and frequent names that lost are pushed down for being frequent: KL
+#     {no_reference}, and the reward is only
+#     {no_reference_r}.
+#
+# The log-probabilities of the reference are constants, so they are computed once. TRL does this
+# with precompute_ref_log_probs=True; otherwise it runs the reference in every step, as a second
+# model in memory, or as the same model with its LoRA adapter switched off.
+
+
+class Pairs(NamedTuple):
+    """Comparisons, column by column: texts, and their log-probabilities under the reference."""
+
+    winners: list[list[int]]
+    losers: list[list[int]]
+    ref_winners: list[float]
+    ref_losers: list[float]
+
+
+def with_reference(reference: GPT, comparisons: Sequence[tuple[list[int], list[int]]]) -> Pairs:
+    """Add what the reference thinks of the texts."""
+    winners, losers = map(list, zip(*comparisons))
+    ref_winners, ref_losers = [
+        sequence_log_probs(reference, texts).data[0] for texts in (winners, losers)
+    ]
+    return Pairs(winners, losers, ref_winners, ref_losers)
+
+
+def dpo_step(policy: GPT, batch: Pairs, beta: float) -> tuple[Tensor, list[float]]:
+    """The loss of a batch, and the mean log-ratios of its winners and of its losers."""
+    policy_winners = sequence_log_probs(policy, batch.winners)
+    policy_losers = sequence_log_probs(policy, batch.losers)
+    loss = dpo_loss(policy_winners, policy_losers, batch.ref_winners, batch.ref_losers, beta)
+    log_ratios = [
+        mean(map(sub, policy_winners.data[0], batch.ref_winners)),
+        mean(map(sub, policy_losers.data[0], batch.ref_losers)),
+    ]
+    return loss, log_ratios
+
+
+def sft_step(policy: GPT, batch: Pairs) -> tuple[Tensor, list[float]]:
+    """The rival, supervised fine-tuning: go on as in pretraining, but on the winners."""
+    return cross_entropy(*predict(policy, batch.winners)), []
+
+
+def fine_tune(
+    reference: GPT, pairs: Pairs, num_steps: int, loss_of: Callable
+) -> tuple[GPT, list[list[float]]]:
+    """Train a copy of the reference -> the policy, and the log-ratios of every ten steps' pairs.
+
+    They are taken before each step, and in the first pass over the pairs. So they are of pairs
+    that the policy has not been trained on, up to step 64.
+    """
+    policy = copy_of(reference, requires_grad=True)
+    optimizer = Adam(policy.parameters(), BETAS)
+    recent: list[list[float]] = []
+    history: list[list[float]] = []
+    for step in range(1, num_steps + 1):
+        first = (step - 1) * BATCH_SIZE % len(pairs.winners)
+        batch = Pairs(*[column[first : first + BATCH_SIZE] for column in pairs])
+        loss, log_ratios = loss_of(policy, batch)
+        loss.backward()
+        optimizer.step(LEARNING_RATE * (1.0 - (step - 1) / num_steps))
+
+        recent.append([loss.item(), *log_ratios])
+        if step % 10 == 0:
+            history.append([mean(column) for column in zip(*recent)])
+            recent.clear()
+        if step % (num_steps // 4) == 0:
+            print(f"step {step:4d}/{num_steps} | loss {history[-1][0]:.4f}", flush=True)
+    return copy_of(policy, requires_grad=False), history
+
+
+# === WHAT IS POSSIBLE ===
+
+# The policies pi*, one for each beta, are the frontier: no policy at the same KL has more reward,
+# or it would have a larger J. What they would collect can be computed without training. Take names
+# that the reference wrote, and count each exp(r / beta) times: these are names of pi*, up to Z,
+# which is the mean of these weights.
+
+
+def optimal_policy(rewards: Sequence[float], beta: float) -> tuple[float, float, float]:
+    """(reward, KL, effective sample size) of pi* for this beta, from the rewards of names that
+    the reference wrote. KL = E*[log(pi* / pi_ref)] = E*[r] / beta - log Z.
+
+    Two names, with rewards 0 and 1, equally likely; exp(r / beta) is 1 and 3:
+    >>> [round(value, 3) for value in optimal_policy([0.0, 1.0], 1.0 / log(3.0))]
+    [0.75, 0.131, 1.6]
+    """
+    exponents = [reward / beta for reward in rewards]
+    log_z = log_sum_exp(exponents) - log(len(rewards))
+    weights = softmax_row(exponents)
+    reward = dot(weights, rewards)
+    # If few names carry all the weight, the estimate is worth no more than so few names.
+    return reward, reward / beta - log_z, 1.0 / dot(weights, weights)
+
+
+def frontier_reward(rewards: Sequence[float], kl: float) -> float:
+    """The highest reward that a policy at this KL can have: bisection for the beta of its pi*."""
+    low, high = -4.0, 7.0  # of log beta; KL falls as beta rises
+    for _ in range(30):
+        middle = 0.5 * (low + high)
+        if optimal_policy(rewards, exp(middle))[1] > kl:
+            low = middle
+        else:
+            high = middle
+    return optimal_policy(rewards, exp(high))[0]
+
+
+# What can imitation reach? SFT learns to write as the winners are distributed. A name stands twice
+# in a comparison, as the first or as the second, and wins with some probability, so winners are
+# distributed as 2 pi_ref(y) P(y beats a name of pi_ref): no name can become more than twice as
+# likely as it was. Whatever SFT does with steps and rates, this is what it approaches (as long as
+# it does not learn its 512 winners by heart).
+
+
+def imitation_limit(rewards: Sequence[float]) -> tuple[float, float]:
+    """(reward, KL) of the winners' distribution, from the rewards of names of the reference."""
+    count = len(rewards)
+    how_many = Counter(rewards)  # rewards take few different values
+    reward = kl = 0.0
+    for own, times in how_many.items():
+        wins = sum([n * sigmoid_of(own - other) for other, n in how_many.items()]) / count
+        ratio = 2.0 * wins
+        reward += times / count * ratio * own
+        kl += times / count * ratio * log(ratio)
+    return reward, kl
+
+
+# === MEASURING ===
+
+# Policies are measured by what they write, at temperature 1: a policy that is sampled in another
+# way is not the one that was trained. Accuracy on held-out pairs is printed too, but it cannot
+# replace this: those pairs were written by the reference, and the policy writes other names.
+
+
+def evaluate(policy: GPT, reference: GPT, held_out: Pairs, rng: random.Random) -> dict[str, Any]:
+    """What the policy writes: mean reward, KL, names. What it thinks of the held-out pairs."""
+    texts = sample(policy, [0] * NUM_SAMPLES, NUM_HEADS, CONTEXT, rng)
+    own, ref = [sequence_log_probs(model, texts).data[0] for model in (policy, reference)]
+    names = [to_name(text) for text in texts]
+    winner_ratios, loser_ratios = [
+        list(map(sub, sequence_log_probs(policy, side).data[0], ref_side))
+        for side, ref_side in zip(held_out[:2], held_out[2:])
+    ]
+    return {
+        "reward": mean(map(gold_reward, names)),
+        "kl": mean(map(sub, own, ref)),
+        "accuracy": mean([w > l for w, l in zip(winner_ratios, loser_ratios)]),
+        "winner_ratio": mean(winner_ratios),
+        "loser_ratio": mean(loser_ratios),
+        "names": names,
+    }
+
+
+def gold_accuracy(pairs: Pairs) -> float:
+    """How often the hidden reward itself would have named the winner: equals count one half."""
+    gaps = [
+        gold_reward(to_name(winner)) - gold_reward(to_name(loser))
+        for winner, loser in zip(pairs.winners, pairs.losers)
+    ]
+    return mean([0.5 if gap == 0.0 else float(gap > 0.0) for gap in gaps])
 
 
 def main() -> dict[str, object]:
+    """Pretrain, compare, train three policies on the comparisons, set them beside the optimum."""
     rng = random.Random(SEED)
-    names = load_names()
-    return {"a": len(names) + rng.random()}
+    start = time.perf_counter()
+    print("Pretraining: a GPT learns to write names. It becomes the reference.")
+    reference = pretrain(load_names(), rng)
+    comparisons = draw_comparisons(reference, NUM_PAIRS + NUM_HELD_OUT, rng)
+    pairs = with_reference(reference, comparisons[:NUM_PAIRS])
+    held_out = with_reference(reference, comparisons[NUM_PAIRS:])
+    ref_names = [to_name(text) for pair in comparisons for text in pair]
+    rewards = [gold_reward(name) for name in ref_names]
+    report_comparisons(pairs, gold_accuracy(held_out))
+
+    results, histories = {}, {}
+    for title, num_steps, loss_of in (
+        ("SFT on winners", SFT_STEPS, sft_step),
+        (f"DPO, beta {HIGH_BETA:g}", DPO_STEPS, partial(dpo_step, beta=HIGH_BETA)),
+        (f"DPO, beta {BETA:g}", DPO_STEPS, partial(dpo_step, beta=BETA)),
+    ):
+        print(f"\n{title}: {num_steps} steps of {BATCH_SIZE} from the reference")
+        policy, histories[title] = fine_tune(reference, pairs, num_steps, loss_of)
+        results[title] = evaluate(policy, reference, held_out, rng)
+    print(f"time  everything took {time.perf_counter() - start:.1f} s")
+
+    optimum = optimal_policy(rewards, 1.0)
+    limit = imitation_limit(rewards)
+    table = {"reference": (mean(rewards), 0.0), "winners themselves": limit}
+    table |= {title: (result["reward"], result["kl"]) for title, result in results.items()}
+    table["exact optimum, beta 1"] = optimum[:2]
+    report_table(table, results, rewards)
+    report_plane(table, rewards)
+    sft, high, dpo = results.values()
+    report_log_ratios(*list(histories.values())[1:])
+    report_names(ref_names, dpo["names"])
+    headline = {
+        "reward_ref": mean(rewards),
+        "reward_winners": limit[0],
+        "reward_sft": sft["reward"],
+        "kl_sft": sft["kl"],
+        "reward_dpo": dpo["reward"],
+        "kl_dpo": dpo["kl"],
+    }
+    report_conclusion(headline, dpo)
+    given = {"reference": "-", "exact optimum, beta 1": "the gold reward itself"}
+    rows = {
+        title: {
+            "given": given.get(title, f"{NUM_PAIRS} pairs"),
+            "sampled": 0,
+            "reward": reward,
+            "kl": kl,
+            "frontier": frontier_reward(rewards, kl),
+        }
+        for title, (reward, kl) in table.items()
+    }
+    details = {"reward_dpo_high": high["reward"], "kl_dpo_high": high["kl"]}
+    details |= {"table": rows, "results": results, "histories": histories}
+    return {**headline, "details": details}
+
+
+# === APPENDIX: REPORT AND HELPERS ===
+
+
+def mean(values: Iterable[float]) -> float:
+    """The mean of some numbers."""
+    numbers = list(values)
+    return sum(numbers) / len(numbers)
+
+
+def report_comparisons(pairs: Pairs, accuracy: float) -> None:
+    """A few pairs, and how reliable their outcomes are."""
+    print(f"\n{NUM_PAIRS} comparisons to train on, {NUM_HELD_OUT} held out. A few (reward):")
+    for winner, loser in list(zip(pairs.winners, pairs.losers))[:4]:
+        won, lost = [f"{n} ({gold_reward(n):.1f})" for n in map(to_name, (winner, loser))]
+        print(f"  {won:<22} won over {lost}")
+    print(
+        f"The person errs: knowing the reward, one is right on {accuracy:.2f} of the held-out pairs."
+    )
+
+
+def report_table(
+    table: dict[str, tuple[float, float]], results: dict[str, dict], rewards: Sequence[float]
+) -> None:
+    """One line per policy, with the highest reward that is possible at its KL."""
+    base = mean(rewards)
+    print("\nReward and KL of what each policy writes; the most that is possible at that KL;")
+    print("the share of that gain; and on held-out pairs: share ordered rightly, log-ratios.")
+    print("policy                  reward    KL  possible  share | right  winners  losers")
+    for title, (reward, kl) in table.items():
+        possible = frontier_reward(rewards, kl)
+        share = f"{(reward - base) / (possible - base):7.2f}" if kl > 0.0 else " " * 7
+        line = f"{title:<22}{reward:8.2f}{kl:6.2f}{possible:10.2f}{share} |"
+        if title in results:
+            r = results[title]
+            line += f"{r['accuracy']:6.2f}{r['winner_ratio']:9.2f}{r['loser_ratio']:8.2f}"
+        print(line)
+
+
+def report_plane(table: dict[str, tuple[float, float]], rewards: Sequence[float]) -> None:
+    """Reward (up) against KL (right): the frontier as dots, the policies as letters."""
+    marks = dict(zip(table, "RWSdDO"))
+    columns, lines = 64, 16
+    width = 1.05 * max(kl for _, kl in table.values())
+    low = math.floor(min(reward for reward, _ in table.values()))
+    high = math.ceil(max(frontier_reward(rewards, width), max(r for r, _ in table.values())))
+    grid = [[" "] * columns for _ in range(lines)]
+
+    def put(reward: float, kl: float, mark: str) -> None:
+        line = round((high - reward) / (high - low) * (lines - 1))
+        column = round(max(kl, 0.0) / width * (columns - 1))
+        grid[min(max(line, 0), lines - 1)][min(column, columns - 1)] = mark
+
+    for i in range(columns):
+        kl = width * i / (columns - 1)
+        put(frontier_reward(rewards, kl), kl, ".")
+    for title, (reward, kl) in table.items():
+        put(reward, kl, marks[title])
+    print("\nReward against KL: what is possible (dots), and what was reached")
+    for i, row in enumerate(grid):
+        value = high - (high - low) * i / (lines - 1)
+        label = f"{value:6.1f}" if i % 5 == 0 else " " * 6
+        print(f"{label} |{''.join(row)}".rstrip())
+    print(f"{'':6} +{'-' * columns}")
+    print(f"{'':8}KL 0{'':{columns - 9}}{width:.2f}")
+    print("  " + ", ".join([f"{mark} {title}" for title, mark in list(marks.items())[:3]]))
+    print("  " + ", ".join([f"{mark} {title}" for title, mark in list(marks.items())[3:]]))
+
+
+def report_log_ratios(high: Sequence[Sequence[float]], low: Sequence[Sequence[float]]) -> None:
+    """Where the log-ratios of winners and losers are, every ten steps."""
+    columns = 32
+    left = math.floor(min(min(row[1:]) for row in [*high, *low]))
+    right = math.ceil(max(max(row[1:]) for row in [*high, *low]) + 0.01)
+
+    def line(row: Sequence[float]) -> str:
+        places = [round((v - left) / (right - left) * (columns - 1)) for v in (0.0, *row[1:])]
+        text = [" "] * columns
+        for place, mark in zip(places, "|WL"):
+            text[place] = mark
+        return "".join(text)
+
+    print("\nMean log-ratio of the pairs that were met: W winners, L losers, | 0")
+    print(f"steps   {f'beta {HIGH_BETA:g}':<{columns}}    beta {BETA:g}")
+    for i, (row_high, row_low) in enumerate(zip(high, low)):
+        print(f"{10 * i + 1:2d}-{10 * i + 10:<2d}   {line(row_high)}    {line(row_low)}".rstrip())
+    scale = f"{left:<{columns // 2}d}{right:>{columns - columns // 2}d}"
+    print(f"        {scale}    {scale}")
+
+
+def report_names(before: Sequence[str], after: Sequence[str]) -> None:
+    """Eight names each, as they came."""
+    print("\nNames, and what the person thinks of them")
+    for label, names in (("reference", before), (f"DPO, beta {BETA:g}", after)):
+        for i in (0, 4):
+            shown = [f"{f'{name} {gold_reward(name):.1f}':<16}" for name in names[i : i + 4]]
+            print(f"{label if i == 0 else '':<15}{''.join(shown)}".rstrip())
+
+
+def report_conclusion(numbers: dict[str, float], dpo: dict[str, Any]) -> None:
+    """Say in words what the run has shown, whatever it has shown."""
+    reward, limit = numbers["reward_dpo"], numbers["reward_winners"]
+    print(f"\nWriting as the winners would give {limit:.2f}; SFT gets {numbers['reward_sft']:.2f}.")
+    verdict = "goes beyond that" if reward > limit + 0.15 else "does not go beyond that"
+    print(f"DPO {verdict}: {reward:.2f}, from the same {NUM_PAIRS} comparisons.")
+    if dpo["loser_ratio"] < dpo["winner_ratio"] < 0.0:
+        print("It has made the winners of held-out pairs *less* likely than they were, and the")
+        print("losers still less: the loss sees only the difference.")
 
 
 # === APPENDIX: ENGINE (common/engine.py; microautograd.py derives it) ===
@@ -637,6 +1042,15 @@ def check_targets(logits: Tensor, targets: Sequence[int]) -> None:
         raise ValueError(f"{len(logits.data)} rows of logits but {len(targets)} targets")
     if not all(0 <= target < len(logits.data[0]) for target in targets):
         raise ValueError(f"a target is not one of the classes 0..{len(logits.data[0]) - 1}")
+
+
+def softplus(value: float) -> float:
+    """log(1 + exp(value)) of one number, written so that exp never sees a large positive one.
+
+    >>> round(softplus(0.0), 6), softplus(-800.0), softplus(800.0)
+    (0.693147, 0.0, 800.0)
+    """
+    return max(value, 0.0) + math.log1p(exp(-abs(value)))
 
 
 # === APPENDIX: OPTIMISER (common/optim.py; microoptimizer.py explains it) ===
