@@ -1,35 +1,38 @@
-"""From comparisons alone, a classification loss moves a language model towards what people prefer.
+"""A loss on winners and losers takes a language model further than copying the winners can.
 
-A language model has learned to write. Now it shall write what people like. They cannot say how good
-a text is on a scale, but of two texts they can say which one they like better. The classical way
-(RLHF) first fits a reward model to such comparisons, and then lets the language model write,
-scores what it wrote and reinforces it. Direct Preference Optimization (DPO) needs neither: it is
-ordinary training on the pairs, with a loss that asks the model to raise the probability of the
-winner over that of the loser, measured from where it started.
+A language model has learned to write. Now it shall write what people like. People find it hard to
+say how good a text is on a scale, but of two texts they can say which one they like better. The
+classical way (RLHF) first fits a reward model to such comparisons. Then the language model writes,
+the reward model scores, and reinforcement learning makes high scores more frequent. Direct
+Preference Optimization (DPO) needs neither: it is ordinary training on the pairs, with a loss that
+asks the model to raise the probability of the winner over that of the loser, both measured from
+where they started.
 
-Here the model writes names. The person who compares is a hidden formula that likes soft letters,
-and sometimes errs. Because the formula is known, the best that anybody could do is known as well:
-for each distance from the model at the start, the highest reward that a policy at that distance
-can have. Look at four things: how far along this frontier DPO gets, and how far below it; why
-training on the winners alone (SFT) stops early; what beta does; and what happens to the
-probability of the winners.
+Here the model writes names. The person who compares them is a hidden formula that likes soft
+letters, and sometimes errs. As the formula is known, so is the best that anybody could do: for each
+distance from the model at the start, the highest reward that is possible there. Look at four
+things: how far along this frontier DPO gets, and how far below it; where training on the winners
+alone (SFT, supervised fine-tuning) must end; what beta does; and what happens to the probability
+of the winners.
 
-The distance is the KL divergence, KL(pi, pi_ref): the mean of log pi(y) - log pi_ref(y) over
-names y that pi itself writes, in nats. 0 means the same distribution; at 1, a name that pi writes
-is typically e = 2.7 times as likely under pi as it was at the start.
+The distance is the KL divergence, KL(pi, pi_ref): the mean of log pi(y) - log pi_ref(y) over names
+y that pi itself writes, in nats (natural logarithm). It is 0 if nothing has changed. At 1, a name
+that the policy writes is, in the geometric mean, e = 2.7 times as likely as it was at the start.
 
 In the code         In the paper   Meaning                                            Shape
-reference           pi_ref         the model at the start; it stays as it is
-policy              pi, pi_theta   its copy that is trained
+reference           pi_ref         the model at the start; it is never changed
+policy              pi, pi_theta   a copy of it that is trained
 winner, loser       y_w, y_l       the two texts of a pair (TRL: chosen, rejected)    symbols
 gold_reward(name)   r              what the person likes; training never sees it      a number
-log_ratio           log pi/pi_ref  how much likelier a text became, in nats           one per text
-margin              beta (. - .)   beta times winner's minus loser's log-ratio        one per pair
-beta                beta           the price of distance: high beta stays near        a number
+..._ratio(s)        log pi/pi_ref  log-ratio: by how much a text became likelier      one per text
+margin                             beta * (winner's log-ratio - loser's log-ratio)    one per pair
+beta                beta           the price of distance: a high beta stays near      a number
+(TRL is the library that most people run DPO with; it calls beta * log-ratio the "reward".)
 
-What is left out: prompts (every term is then conditioned on the prompt; only the answer's symbols
-are summed), the reward model and PPO (microppo, with the same comparisons), and the loss's many
-relatives: IPO, KTO, SimPO.
+What is left out: prompts (with them, every probability is conditioned on the prompt, and only the
+answer's symbols are summed), the reward model and PPO (microppo has them, with the same
+comparisons), and relatives of the loss: IPO for labels without noise, KTO for texts that were
+judged one by one, SimPO with log-probabilities per symbol.
 
 A number marked [results: ...] is not from this run: it was recorded from a run with one thing
 changed, and stands in results/microdpo.json under that key.
@@ -65,7 +68,7 @@ from typing import Any, NamedTuple
 # === CONSTANTS ===
 
 SEED = 42
-CONTEXT = 16  # symbols that the model can read: the start mark and 15 letters
+CONTEXT = 16  # symbols that the model can read; a longer name is cut, without an end mark
 WIDTH = 16  # entries of a vector in the model
 NUM_HEADS = 2  # of its attention
 BATCH_SIZE = 8  # names, or pairs, per step
@@ -77,11 +80,11 @@ SOFT_LETTERS = "aeioulmnr"  # what the person likes to hear
 NUM_PAIRS = 512  # comparisons to train on
 NUM_HELD_OUT = 256  # comparisons to test on
 
-BETA = 0.5  # DPO's
-HIGH_BETA = 2.0  # the same for the arm that shall stay nearer to the reference
+BETA = 0.5  # DPO's, in units of reward per nat
+HIGH_BETA = 2.0  # for a second policy that shall stay nearer to the reference
 DPO_STEPS = 80  # 1.25 passes over the pairs
 SFT_STEPS = 80
-LEARNING_RATE = 0.004  # for DPO and SFT alike; half and double are worse for SFT
+LEARNING_RATE = 0.004  # for DPO and SFT alike
 NUM_SAMPLES = 800  # names that each policy writes to be measured
 
 # === THE REFERENCE MODEL ===
@@ -318,8 +321,7 @@ def fine_tune(
 ) -> tuple[GPT, list[list[float]]]:
     """Train a copy of the reference -> the policy, and the log-ratios of every ten steps' pairs.
 
-    They are taken before each step, and in the first pass over the pairs. So they are of pairs
-    that the policy has not been trained on, up to step 64.
+    A pair's log-ratios are taken before the step that uses it.
     """
     policy = copy_of(reference, requires_grad=True)
     optimizer = Adam(policy.parameters(), BETAS)
@@ -336,7 +338,7 @@ def fine_tune(
         if step % 10 == 0:
             history.append([mean(column) for column in zip(*recent)])
             recent.clear()
-        if step % (num_steps // 4) == 0:
+        if step % 20 == 0:
             print(f"step {step:4d}/{num_steps} | loss {history[-1][0]:.4f}", flush=True)
     return copy_of(policy, requires_grad=False), history
 
@@ -416,7 +418,7 @@ def evaluate(policy: GPT, reference: GPT, held_out: Pairs, rng: random.Random) -
     return {
         "reward": mean(map(gold_reward, names)),
         "kl": mean(map(sub, own, ref)),
-        "accuracy": mean([w > l for w, l in zip(winner_ratios, loser_ratios)]),
+        "accuracy": mean([won > lost for won, lost in zip(winner_ratios, loser_ratios)]),
         "winner_ratio": mean(winner_ratios),
         "loser_ratio": mean(loser_ratios),
         "names": names,
@@ -506,9 +508,8 @@ def report_comparisons(pairs: Pairs, accuracy: float) -> None:
     for winner, loser in list(zip(pairs.winners, pairs.losers))[:4]:
         won, lost = [f"{n} ({gold_reward(n):.1f})" for n in map(to_name, (winner, loser))]
         print(f"  {won:<22} won over {lost}")
-    print(
-        f"The person errs: knowing the reward, one is right on {accuracy:.2f} of the held-out pairs."
-    )
+    print("The person errs: whoever knows the reward, and bets on the higher one, is right on")
+    print(f"{accuracy:.2f} of the held-out pairs.")
 
 
 def report_table(
