@@ -91,7 +91,7 @@ FOUR = st.lists(st.tuples(LOG_PROBS, LOG_PROBS, LOG_PROBS, LOG_PROBS), min_size=
 
 
 def loss_of(rows, beta):
-    """dpo_loss of rows (winner, loser, reference's winner, reference's loser), and its gradients."""
+    """dpo_loss of rows (winner, loser, ref_winner, ref_loser) and its gradients."""
     winners, losers, ref_winners, ref_losers = map(list, zip(*rows))
     policy = script.Tensor([winners]), script.Tensor([losers])
     loss = script.dpo_loss(*policy, ref_winners, ref_losers, beta)
@@ -318,7 +318,7 @@ def test_the_picture_holds_policies_far_out(capsys):
     """Such as those of the broken twins."""
     titles = ("a", "b", "c", "d", "e", "f")
     values = ((5.0, 0.0), (6.0, 0.1), (-8.0, 7.0), (4.0, -0.01), (9.0, 1.0), (9.5, 1.2))
-    script.report_plane(dict(zip(titles, values)), [0.0, 5.0, 10.0])
+    script.report_plane(dict(zip(titles, values)), [0.0, 5.0, 10.0], 2.5)
     out = capsys.readouterr().out
     assert all(f"{mark} {title}" in out for mark, title in zip("RWSdDO", titles))
     assert max(map(len, out.splitlines())) <= 80
