@@ -85,6 +85,7 @@ HIGH_BETA = 2.0  # for a second policy that shall stay nearer to the reference
 DPO_STEPS = 80  # 1.25 passes over the pairs
 SFT_STEPS = 80
 LEARNING_RATE = 0.004  # for DPO and SFT alike
+OPTIMUM_BETA = 1.0  # for the exact optimum that the table shows
 NUM_SAMPLES = 800  # names that each policy writes to be measured
 
 # === THE REFERENCE MODEL ===
@@ -220,7 +221,9 @@ def draw_comparisons(
 #                           = sigmoid(beta log_ratio(winner) - beta log_ratio(loser))
 #
 # Now everything can be computed, and the policy is fitted like any classifier: make the outcomes
-# that were seen likely. So DPO does have a reward model. It is the policy.
+# that were seen likely. "DPO has no reward model" is therefore only half of the truth: the policy
+# is one. And "DPO is RLHF" holds at the end only, where the fit is exact and the pairs cover all
+# texts. 512 pairs do not, and the run will show how far from the optimum that leaves us.
 
 
 def dpo_loss(
@@ -238,7 +241,8 @@ def dpo_loss(
     One pair: training has made the winner a little less likely than under the reference (-20.2
     against -20.0) and the loser much less likely (-16.2 against -15.0). The log-ratios are -0.2 and
     -1.2, the margin is 0.5 * (-0.2 + 1.2) = 0.5, and the loss 0.474; it was ln 2 = 0.693 when
-    policy and reference were equal. The gradients: raise the winner, lower the loser, by 0.189.
+    policy and reference were equal. The gradients are -+ 0.5 * sigmoid(-0.5) = -+ 0.189 (0.25 when
+    they were equal): to raise the winner and lower the loser by 0.1 each lowers the loss by 0.038.
     That the winner is the rarer name of the two, under both models, does not matter.
     >>> winner, loser = Tensor([[-20.2]]), Tensor([[-16.2]])
     >>> loss = dpo_loss(winner, loser, [-20.0], [-15.0], beta=0.5)
@@ -263,22 +267,24 @@ def dpo_loss(
     return Tensor([[loss]], (policy_winners, policy_losers), pass_back)
 
 
-# Each part is needed.
+# What each part is for:
 #
-#   - The sigmoid ends the pull of a pair once its margin is large. The margin must reach about 1
-#     for that, so the log-ratios must move apart by about 1 / beta. This is how beta acts in
-#     a short training: a low beta lets the policy go far. (It is often told the wrong way round.
-#     In pi*, reward is divided by beta, like logits by a temperature.) With the plain difference
-#     -margin for a loss, nothing ends the pull: KL {no_sigmoid}.
-#   - The reference says how likely the names were to begin with. Without it, a pair whose winner
-#     is a rare name begins with a wrong sign and a large weight, although nothing is wrong with
-#     it, and frequent names that lost are pushed down for being frequent: KL
-#     {no_reference}, and the reward is only
-#     {no_reference_r}.
+#   - The sigmoid lets go of a pair once its margin is well above 1, that is, once its log-ratios
+#     differ by well over 1 / beta. In a short training this is how beta acts: with a low beta the
+#     policy goes far. (It is often told the wrong way round. In pi*, 1 / beta acts on rewards as
+#     1 / temperature acts on logits. The factor beta in the gradient matters little: Adam divides
+#     it out.) If the loss is simply -margin, nothing lets go, and the same 80 steps end at a KL of
+#     {NS}.
+#   - The reference tells how likely the names were to begin with. Without it a pair whose winner is
+#     a rare name begins with a wrong order and a large weight, though nothing is wrong, and
+#     frequent names that lose are pushed down for being frequent. The policy then ends at a KL of
+#     {NR}, with a reward of only
+#     {NRR}.
 #
-# The log-probabilities of the reference are constants, so they are computed once. TRL does this
-# with precompute_ref_log_probs=True; otherwise it runs the reference in every step, as a second
-# model in memory, or as the same model with its LoRA adapter switched off.
+# In production beta is often 0.1, the default of TRL. The log-probabilities of the reference are
+# constants, so they are computed once. TRL does this with precompute_ref_log_probs=True; otherwise
+# it runs the reference in every step, as a second model in memory, or as the same model with its
+# LoRA adapter switched off.
 
 
 class Pairs(NamedTuple):
@@ -309,6 +315,14 @@ def dpo_step(policy: GPT, batch: Pairs, beta: float) -> tuple[Tensor, list[float
         mean(map(sub, policy_losers.data[0], batch.ref_losers)),
     ]
     return loss, log_ratios
+
+
+# Does a winner become likelier, then? The loss does not ask for it: it sees the difference only,
+# and both log-ratios may fall. Their mean over all names of the reference even must fall, whatever
+# the policy has learned: it is -KL(pi_ref, pi), since what some names gain is taken from others.
+# The run shows where the winners end, and where those of the exact optimum end. (That winners fall
+# is known as likelihood displacement; Razin et al., 2024, show when it does harm. Then one adds a
+# little of the rival's loss: Pang et al., 2024; loss_type=["sigmoid", "sft"] in TRL.)
 
 
 def sft_step(policy: GPT, batch: Pairs) -> tuple[Tensor, list[float]]:
@@ -425,13 +439,16 @@ def evaluate(policy: GPT, reference: GPT, held_out: Pairs, rng: random.Random) -
     }
 
 
-def gold_accuracy(pairs: Pairs) -> float:
-    """How often the hidden reward itself would have named the winner: equals count one half."""
-    gaps = [
-        gold_reward(to_name(winner)) - gold_reward(to_name(loser))
-        for winner, loser in zip(pairs.winners, pairs.losers)
-    ]
-    return mean([0.5 if gap == 0.0 else float(gap > 0.0) for gap in gaps])
+def optimum_on(pairs: Pairs, reward: float, kl: float, beta: float) -> dict[str, float]:
+    """What pi* with this reward and KL thinks of pairs: its log-ratios are r / beta - log Z."""
+    won, lost = [[gold_reward(to_name(text)) for text in side] for side in pairs[:2]]
+    log_z = reward / beta - kl
+    return {
+        # Pairs with equal rewards are a toss-up: they count one half.
+        "accuracy": mean([0.5 * ((w > v) + (w >= v)) for w, v in zip(won, lost)]),
+        "winner_ratio": mean(won) / beta - log_z,
+        "loser_ratio": mean(lost) / beta - log_z,
+    }
 
 
 def train_all(
@@ -459,7 +476,7 @@ def main() -> dict[str, object]:
     comparisons = draw_comparisons(reference, NUM_PAIRS + NUM_HELD_OUT, rng)
     pairs = with_reference(reference, comparisons[:NUM_PAIRS])
     held_out = with_reference(reference, comparisons[NUM_PAIRS:])
-    report_comparisons(pairs, gold_accuracy(held_out))
+    report_comparisons(pairs)
     results = train_all(reference, pairs, held_out, rng)
     print(f"time  all of this took {time.perf_counter() - start:.1f} s")
 
@@ -467,12 +484,13 @@ def main() -> dict[str, object]:
     ref_names = [to_name(text) for pair in comparisons for text in pair]
     rewards = list(map(gold_reward, ref_names))
     limit = imitation_limit(rewards)
-    optimum_reward, optimum_kl, effective = optimal_policy(rewards, 1.0)
+    *optimum, effective = optimal_policy(rewards, OPTIMUM_BETA)
+    perfect = optimum_on(held_out, *optimum, OPTIMUM_BETA)
     table = {"reference": (mean(rewards), 0.0), "winners themselves": limit}
     table |= {title: (result["reward"], result["kl"]) for title, result in results.items()}
-    table["exact optimum, beta 1"] = (optimum_reward, optimum_kl)
+    table[f"exact optimum, beta {OPTIMUM_BETA:g}"] = tuple(optimum)
     sft, high, dpo = results.values()
-    report_table(table, results, rewards)
+    report_table(table, [None, None, *results.values(), perfect], rewards)
     report_plane(table, rewards, effective)
     report_log_ratios(high["history"], dpo["history"])
     report_names(ref_names, dpo["names"])
@@ -484,7 +502,7 @@ def main() -> dict[str, object]:
         "reward_dpo": dpo["reward"],
         "kl_dpo": dpo["kl"],
     }
-    report_conclusion(headline, dpo, frontier_reward(rewards, dpo["kl"]))
+    report_conclusion(headline, frontier_reward(rewards, dpo["kl"]), dpo, perfect)
     return {**headline, "details": {"table": table_rows(table, rewards), "results": results}}
 
 
@@ -497,31 +515,31 @@ def mean(values: Iterable[float]) -> float:
     return sum(numbers) / len(numbers)
 
 
-def report_comparisons(pairs: Pairs, accuracy: float) -> None:
-    """A few pairs, and how reliable their outcomes are."""
+def report_comparisons(pairs: Pairs) -> None:
+    """A few pairs."""
     print(f"\n{NUM_PAIRS} comparisons to train on, {NUM_HELD_OUT} held out. A few (reward):")
     for winner, loser in list(zip(pairs.winners, pairs.losers))[:4]:
         won, lost = [f"{n} ({gold_reward(n):.1f})" for n in map(to_name, (winner, loser))]
         print(f"  {won:<22} won over {lost}")
-    print("The person errs: whoever knows the reward, and bets on the higher one, is right on")
-    print(f"{accuracy:.2f} of the held-out pairs.")
 
 
 def report_table(
-    table: dict[str, tuple[float, float]], results: dict[str, dict], rewards: Sequence[float]
+    table: dict[str, tuple[float, float]],
+    on_pairs: Sequence[dict[str, Any] | None],
+    rewards: Sequence[float],
 ) -> None:
     """One line per policy, with the highest reward that is possible at its KL."""
     base = mean(rewards)
-    print("\nReward and KL of what each policy writes; the most that is possible at that KL;")
-    print("the share of that gain; and on held-out pairs: share ordered rightly, log-ratios.")
+    print("\nWhat a policy writes: reward, KL, the most that is possible at this KL, its share of")
+    print("that gain. How it sees the held-out pairs: ordered rightly, mean log-ratios. (The")
+    print("person errs, so that even the optimum, which knows the reward, is not always right.)")
     print("policy                  reward    KL  possible  share | right  winners  losers")
-    for title, (reward, kl) in table.items():
+    for (title, (reward, kl)), seen in zip(table.items(), on_pairs):
         possible = frontier_reward(rewards, kl)
         share = f"{(reward - base) / (possible - base):7.2f}" if kl > 0.0 else " " * 7
         line = f"{title:<22}{reward:8.2f}{kl:6.2f}{possible:10.2f}{share} |"
-        if title in results:
-            r = results[title]
-            line += f"{r['accuracy']:6.2f}{r['winner_ratio']:9.2f}{r['loser_ratio']:8.2f}"
+        if seen is not None:
+            line += f"{seen['accuracy']:6.2f}{seen['winner_ratio']:9.2f}{seen['loser_ratio']:8.2f}"
         print(line)
 
 
@@ -529,7 +547,11 @@ def table_rows(
     table: dict[str, tuple[float, float]], rewards: Sequence[float]
 ) -> dict[str, dict[str, Any]]:
     """The table as the tier's README joins it with that of microppo."""
-    given = {"reference": "-", "exact optimum, beta 1": "the gold reward itself"}
+    given = {
+        "reference": "-",
+        "winners themselves": "endless pairs",
+        f"exact optimum, beta {OPTIMUM_BETA:g}": "the gold reward itself",
+    }
     return {
         title: {
             "given": given.get(title, f"{NUM_PAIRS} pairs"),
@@ -607,22 +629,25 @@ def report_names(before: Sequence[str], after: Sequence[str]) -> None:
             print(f"{label if i == 0 else '':<15}{''.join(shown)}".rstrip())
 
 
-def report_conclusion(numbers: dict[str, float], dpo: dict[str, Any], possible: float) -> None:
+def report_conclusion(
+    numbers: dict[str, float], possible: float, dpo: dict[str, Any], perfect: dict[str, float]
+) -> None:
     """Say in words what the run has shown, whatever it has shown."""
     base, limit, reward = [numbers[f"reward_{key}"] for key in ("ref", "winners", "dpo")]
     print(f"\nSomebody who wrote exactly as the winners are distributed would get {limit:.2f}.")
     print(
-        f"SFT on them gets {numbers['reward_sft']:.2f}. From the same pairs DPO gets {reward:.2f},"
+        f"SFT on them gets {numbers['reward_sft']:.2f}. From the same pairs DPO gets {reward:.2f}:"
     )
-    verdict = "beyond" if reward > limit else "not beyond"
-    print(
-        f"{verdict} what imitation can reach, and {(reward - base) / (possible - base):.0%} of",
-        end=" ",
-    )
-    print("the gain that is possible at its KL.")
+    verdict = "more" if reward > limit else "not more"
+    share = (reward - base) / (possible - base)
+    print(f"{verdict} than imitation can, and {share:.0%} of what can be gained at its KL.")
     if dpo["loser_ratio"] < dpo["winner_ratio"] < 0.0:
         print("It made the winners of the held-out pairs *less* likely, and their losers still")
-        print("less: the loss asks for the difference only.")
+        print("less: the loss asks for the difference only.", end="")
+        if perfect["winner_ratio"] < 0.0:
+            print(" The exact optimum does the same, since it")
+            print("writes names that are better than the average winner.", end="")
+        print()
 
 
 # === APPENDIX: ENGINE (common/engine.py; microautograd.py derives it) ===

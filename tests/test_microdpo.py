@@ -307,11 +307,19 @@ def test_the_limit_of_imitation_is_the_mean_over_all_pairs(rewards):
     assert reward <= script.frontier_reward(rewards, kl) + 1e-6
 
 
-def test_equals_count_one_half():
-    texts = [script.encode(name) for name in ("lena", "nela", "jack")]
-    lena, nela, jack = texts
+def test_the_optimum_on_pairs():
+    """Its log-ratios are those of the tilted distribution; equals count one half."""
+    names, beta = ["lena", "nela", "jack"], 1.5
+    lena, nela, jack = texts = [script.encode(name) for name in names]
+    rewards = [script.gold_reward(name) for name in names]
+    reward, kl, _ = script.optimal_policy(rewards, beta)
+    tilted = script.softmax_row([r / beta for r in rewards])
+    ratios = {tuple(text): log(3.0 * p) for text, p in zip(texts, tilted)}
     pairs = script.Pairs([lena, lena, jack], [nela, jack, lena], [], [])
-    assert script.gold_accuracy(pairs) == 0.5
+    seen = script.optimum_on(pairs, reward, kl, beta)
+    assert seen["accuracy"] == 0.5
+    for key, side in (("winner_ratio", pairs.winners), ("loser_ratio", pairs.losers)):
+        assert seen[key] == pytest.approx(sum(ratios[tuple(text)] for text in side) / 3.0)
 
 
 def test_the_picture_holds_policies_far_out(capsys):
