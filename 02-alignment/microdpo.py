@@ -273,8 +273,9 @@ def dpo_loss(
 #     differ by well over 1 / beta. In a short training this is how beta acts: with a low beta the
 #     policy goes far. (It is often told the wrong way round. In pi*, 1 / beta acts on rewards as
 #     1 / temperature acts on logits. The factor beta in the gradient matters little: Adam divides
-#     it out.) If the loss is simply -margin, nothing lets go, and the same 80 steps end at a KL of
-#     3.54 [results: no_sigmoid.kl_dpo].
+#     it out. But a margin of the wrong sign is enlarged by beta too, so with beta 2 the first
+#     losses can lie above ln 2.) If the loss is simply -margin, nothing lets go, and the same 80
+#     steps end at a KL of 3.54 [results: no_sigmoid.kl_dpo].
 #   - The reference tells how likely the names were to begin with. Without it a pair whose winner is
 #     a rare name begins with a wrong order and a large weight, though nothing is wrong, and
 #     frequent names that lose are pushed down for being frequent. The policy then ends at a KL of
@@ -333,9 +334,8 @@ def sft_step(policy: GPT, batch: Pairs) -> tuple[Tensor, list[float]]:
 def fine_tune(
     reference: GPT, pairs: Pairs, num_steps: int, loss_of: Callable
 ) -> tuple[GPT, list[list[float]]]:
-    """Train a copy of the reference -> the policy, and the log-ratios of every ten steps' pairs.
-
-    A pair's log-ratios are taken before the step that uses it.
+    """Train a copy of the reference -> the policy, and of every ten steps the mean [loss, winners'
+    log-ratio, losers' log-ratio] (of SFT only [loss]), each taken before the step that uses it.
     """
     policy = copy_of(reference, requires_grad=True)
     optimizer = Adam(policy.parameters(), BETAS)
@@ -534,9 +534,9 @@ def report_table(
 ) -> None:
     """One line per policy, with the highest reward that is possible at its KL."""
     base = mean(rewards)
-    print("\nWhat a policy writes: mean reward, KL, the most that is possible at this KL, and")
-    print("its share of that gain. How it sees the held-out pairs: ordered rightly, and mean")
-    print("log-ratios. (The person errs: even the optimum cannot order all of them rightly.)")
+    print("\nWhat a policy writes: mean reward, KL, the most that is possible at this KL, its")
+    print("share of that gain. How it sees the held-out pairs: ordered rightly, and mean")
+    print("log-ratios. (The person errs, so even the optimum does not order all rightly.)")
     print("policy                  reward    KL  possible  share | right  winners  losers")
     for (title, (reward, kl)), seen in zip(table.items(), on_pairs):
         possible = frontier_reward(rewards, kl)
@@ -623,12 +623,12 @@ def report_log_ratios(high: Sequence[Sequence[float]], low: Sequence[Sequence[fl
 
 
 def report_names(before: Sequence[str], after: Sequence[str]) -> None:
-    """Eight names each, as they came."""
+    """Nine names each, as they came."""
     print("\nNames, and what the person thinks of them")
     for label, names in (("reference", before), (f"DPO, beta {BETA:g}", after)):
-        for i in (0, 4):
-            shown = [f"{f'{name} {gold_reward(name):.1f}':<16}" for name in names[i : i + 4]]
-            print(f"{label if i == 0 else '':<15}{''.join(shown)}".rstrip())
+        for i in (0, 3, 6):
+            shown = [f"{f'{name} {gold_reward(name):.1f}':<22}" for name in names[i : i + 3]]
+            print(f"{label if i == 0 else '':<14}{''.join(shown)}".rstrip())
 
 
 def report_conclusion(

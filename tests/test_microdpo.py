@@ -9,7 +9,7 @@ from math import exp, log
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import changed_script, check_gradients, load_script, twin
+from support import check_gradients, load_script, twin
 
 SEEDS = (42, 1, 2, 3)
 
@@ -72,24 +72,23 @@ TWINS = {
 
 SMALL = {
     "PRETRAIN_STEPS": 50,
-    "NUM_PAIRS": 64,
+    "NUM_PAIRS": 48,
     "NUM_HELD_OUT": 8,
     "DPO_STEPS": 10,
-    "SFT_STEPS": 30,
-    "NUM_SAMPLES": 150,
+    "SFT_STEPS": 40,
+    "NUM_SAMPLES": 200,
 }
 
 
-def test_a_small_run_fits_the_terminal(capsys):
-    result = changed_script("microdpo", SMALL).main()
-    lines = capsys.readouterr().out.splitlines()
-    assert max(map(len, lines)) <= 80 and all(line.isascii() for line in lines)
-    rows = result["details"]["table"]
-    assert rows["reference"]["reward"] == result["reward_ref"]
-    assert rows["DPO, beta 0.5"]["kl"] == result["kl_dpo"]
+def test_the_rows_for_the_table_of_the_tier():
+    table = {"reference": (5.0, 0.0), "DPO, beta 0.5": (6.0, 0.5), "exact optimum, beta 1": (7, 1)}
+    rows = script.table_rows(table, [0.0, 10.0])
+    assert list(rows) == list(table)
     assert all(
         set(row) == {"given", "sampled", "reward", "kl", "frontier"} for row in rows.values()
     )
+    assert [row["given"] for row in rows.values()] == ["-", "512 pairs", "the gold reward itself"]
+    assert rows["DPO, beta 0.5"]["frontier"] == script.frontier_reward([0.0, 10.0], 0.5)
 
 
 def test_a_limit_that_forgets_who_won_is_noticed():
