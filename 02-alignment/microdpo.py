@@ -1,6 +1,6 @@
 """A loss on winners and losers takes a language model further than copying the winners can.
 
-A language model has learned to write. Now it shall write what people like. People find it hard to
+A language model has learned to write. Now it should write what people like. People find it hard to
 say how good a text is on a scale, but of two texts they can say which one they like better. The
 classical way (RLHF) first fits a reward model to such comparisons. Then the language model writes,
 the reward model scores, and reinforcement learning makes high scores more frequent. Direct
@@ -81,7 +81,7 @@ NUM_PAIRS = 512  # comparisons to train on
 NUM_HELD_OUT = 256  # comparisons to test on
 
 BETA = 0.5  # DPO's, in units of reward per nat
-HIGH_BETA = 2.0  # for a second policy that shall stay nearer to the reference
+HIGH_BETA = 2.0  # for a second policy that is to stay nearer to the reference
 DPO_STEPS = 80  # 1.25 passes over the pairs
 SFT_STEPS = 80
 LEARNING_RATE = 0.004  # for DPO and SFT alike
@@ -196,7 +196,7 @@ def draw_comparisons(
 
 # === DIRECT PREFERENCE OPTIMIZATION ===
 
-# What shall the policy become? The answer of RLHF: collect reward, but pay beta for every nat of
+# What should the policy become? The answer of RLHF: collect reward, but pay beta for every nat of
 # distance from the reference. Without this price, the policy would end up writing one name only.
 #
 #     J(pi) = E[r(y)] - beta KL(pi, pi_ref) = sum_y pi(y) (r(y) - beta log(pi(y) / pi_ref(y)))
