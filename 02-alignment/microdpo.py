@@ -421,7 +421,8 @@ def imitation_limit(rewards: Sequence[float]) -> tuple[float, float]:
 # Policies are measured by what they write, at temperature 1: a policy that is sampled in another
 # way is not the one that was trained. How they order held-out pairs is printed too, but cannot
 # replace this: those names were written by the reference, and a policy comes to write others. (So
-# pairs grow stale; online DPO has the policy write new ones.)
+# pairs grow stale; online DPO has the policy write new ones.) The rewards of single names have a
+# standard deviation of about 2, so a mean over 800 names has a standard error of about 0.07.
 
 
 def evaluate(policy: GPT, reference: GPT, held_out: Pairs, rng: random.Random) -> dict[str, Any]:
