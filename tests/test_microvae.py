@@ -185,15 +185,28 @@ def test_the_probabilities_of_all_images_sum_to_one(prior):
     model = new_model(module)
     images = [list(map(float, bits)) for bits in itertools.product((0, 1), repeat=4)]
     total = sum(map(exp, module.exact_log_likelihoods(model, images, prior, 0.2)))
-    assert total == pytest.approx(math.erf(4.1 / math.sqrt(2.0)) ** 2, abs=1e-5)
+    assert total == pytest.approx(math.erf(5.1 / math.sqrt(2.0)) ** 2, abs=1e-6)
 
 
 def test_a_finer_grid_changes_nothing():
     module = small_script(6)
     model = new_model(module)
     images = [[1.0, 0.0, 1.0, 1.0, 0.0, 0.0], [0.0] * 6]
-    values = [module.exact_log_likelihoods(model, images, PRIORS[1], s) for s in (0.1, 0.2)]
+    grids = ((0.1,), (0.2,), (0.2, 0.5))
+    values = [module.exact_log_likelihoods(model, images, PRIORS[1], *grid) for grid in grids]
     assert values[0] == pytest.approx(values[1], abs=5e-4)
+    assert values[0] == pytest.approx(values[2], abs=5e-4)
+
+
+def test_a_variational_code_is_drawn_and_a_plain_one_is_the_mean():
+    model, rng = script.Autoencoder(random.Random(0)), random.Random(1)
+    images = [[float(rng.random() < 0.5) for _ in range(64)] for _ in range(400)]
+    means, _ = model.encode(images)
+    assert script.codes_of(model, images, False, rng) == means.data
+    drawn = script.codes_of(model, images, True, rng)  # at the start every variance is 1
+    noise = [a - b for rows in zip(drawn, means.data) for a, b in zip(*rows)]
+    assert sum(noise) / len(noise) == pytest.approx(0.0, abs=0.15)
+    assert sum(e * e for e in noise) / len(noise) == pytest.approx(1.0, abs=0.2)
 
 
 def test_a_decoder_that_ignores_the_code_is_a_model_of_independent_pixels():
