@@ -340,6 +340,34 @@ After.
 """
 
 
+def test_rows_for_a_table_that_two_scripts_share(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = '"details": {"table": {"reference": {"reward": 6.0412, "given": "512 pairs"}}}'
+    wide = '"details": {"table": {"tuned": {"reward": 7, "pairs": 512}}}'
+    root = collection(
+        tmp_path,
+        microtoy=TOY.replace('"details": [1]', rows),
+        microzoo=TOY.replace('"details": [1]', wide),
+        microbad=TOY.replace('"details": [1]', '"details": {"table": {"a": {"b": [1]}}}'),
+    )
+    monkeypatch.setattr(bench, "SHARED_TABLES", {TIER: {"pair": ("microtoy", "microzoo")}})
+    empty = "<!-- bench:pair -->\n<!-- /bench:pair -->\n"
+    (root / TIER / "README.md").write_text(README + empty, encoding="utf-8")
+    assert run(root, "microtoy", "microzoo") == 0
+    (entry,) = record(root)["seeds"].values()
+    assert entry["table"] == {"reference": {"reward": 6.0412, "given": "512 pairs"}}
+    text = (root / TIER / "README.md").read_text(encoding="utf-8")
+    written = [line for line in text.split("<!-- bench:pair -->")[1].splitlines() if "|" in line]
+    assert [[cell.strip() for cell in line.split("|")[1:-1]] for line in written] == [
+        ["script", "", "reward", "given", "pairs"],
+        ["---", "---", "---:", "---:", "---:"],
+        ["[microtoy](microtoy.py)", "reference", "6.041", "512 pairs", ""],
+        ["[microzoo](microzoo.py)", "tuned", "7", "", "512"],
+    ]
+    assert run(root, "microbad") == 1 and not (root / "results" / "microbad.json").exists()
+
+
 def test_tables_change_only_what_stands_between_the_markers(toy: Path) -> None:
     readme = toy / TIER / "README.md"
     readme.write_text(README, encoding="utf-8", newline="")

@@ -278,6 +278,8 @@ def entry_of(reports: list[dict]) -> dict:
     entry = {"headline": reports[0]["headline"]}
     for name in ("wall_seconds", "cpu_seconds", "peak_megabytes"):
         entry[name] = middle([report[name] for report in reports])
+    if reports[0].get("table") is not None:
+        entry["table"] = reports[0]["table"]
     return entry
 
 
@@ -521,6 +523,43 @@ def tier_table(root: Path, tier: Path) -> str:
     return f"{text}\n\n{measured_on(records)}" if records else text
 
 
+# Tables to which two scripts contribute rows, since they have one task in common: in this tier's
+# README, at this marker, the rows of these scripts.
+SHARED_TABLES = {
+    "02-alignment": {
+        "adapters": ("microlora", "microqlora"),
+        "preferences": ("microdpo", "microppo"),
+    }
+}
+
+
+def shared_table(root: Path, names: Iterable[str]) -> str:
+    """The rows that these scripts' default runs gave for the table that they share."""
+    rows: list[tuple[str, str, dict]] = []
+    for name in names:
+        record = read_record(root / "results" / f"{name}.json")
+        entry = next(iter(record["seeds"].values())) if record and record.get("seeds") else {}
+        rows += [(name, arm, row) for arm, row in entry.get("table", {}).items()]
+    columns = list(dict.fromkeys([column for _, _, row in rows for column in row]))
+    body = [
+        [f"[{name}]({name}.py)", arm, *[cell_text(row.get(column, "")) for column in columns]]
+        for name, arm, row in rows
+    ]
+    right = tuple(range(2, 2 + len(columns)))
+    return table(["script", "", *[c.replace("_", " ") for c in columns]], body, right=right)
+
+
+def cell_text(value: float | str) -> str:
+    """A number for a table of results, or the words as they are.
+
+    >>> cell_text(6.0412), cell_text(4192), cell_text("512 pairs")
+    ('6.041', '4,192', '512 pairs')
+    """
+    if isinstance(value, str):
+        return value
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
 ENGINE_NAMES = {
     "published": "scalar, one node per number, as usually written",
     "stack": "the same, explicit-stack sort, cyclic collector off",
@@ -575,7 +614,12 @@ def excerpt(output: str, openings: Iterable[str] = EXCERPT) -> str:
 
 def wanted_tables(root: Path, tiers: Iterable[Path], engine: bool) -> list[tuple[Path, str, str]]:
     """What the records say must stand in the READMEs: (file, marker, text)."""
+    tiers = list(tiers)
     wanted = [(tier / "README.md", "table", tier_table(root, tier)) for tier in tiers]
+    for tier in tiers:
+        for marker, names in SHARED_TABLES.get(tier.name, {}).items():
+            if (root / "results" / f"{names[0]}.json").exists():
+                wanted.append((tier / "README.md", marker, shared_table(root, names)))
     output = root / "results" / "microgpt.txt"
     if output.exists():
         wanted.append((root / "README.md", "excerpt", excerpt(output.read_text(encoding="utf-8"))))

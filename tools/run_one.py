@@ -131,6 +131,20 @@ def headline_of(result: object) -> dict:
     return headline
 
 
+def table_of(result: dict) -> dict | None:
+    """The rows that a script gives for a table that it shares with another, details["table"]: {arm:
+    {column: a number or a few words}}. None if there are none; TypeError if they hold more.
+    """
+    details = result.get("details")
+    rows = details.get("table") if isinstance(details, dict) else None
+    if rows is None:
+        return None
+    for arm, row in rows.items():
+        if not all([isinstance(value, (int, float, str)) for value in row.values()]):
+            raise TypeError(f'details["table"], {arm}: neither numbers nor text')
+    return rows
+
+
 def peak_megabytes() -> float | None:
     """The most memory that this process, or the largest of its children, has held (10^6 bytes)."""
     try:
@@ -177,6 +191,7 @@ def run(job: dict) -> dict:
         "cpu_seconds": round(cpu, 3),
         "peak_megabytes": peak_megabytes(),
         "own_seed": own_seed,
+        "table": table_of(result),
     }
 
 
