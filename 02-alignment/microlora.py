@@ -127,7 +127,7 @@ def freeze(model: Transformer) -> None:
 
 
 def predict(model: Transformer, names: Sequence[str]) -> tuple[Tensor, list[int]]:
-    """Read names, all at once -> logits [N][27] for the N symbols that follow, and these symbols."""
+    """Read names, all at once -> logits [N][27] for the N symbols that follow, and these."""
     ids, positions, spans, targets = pack([encode(name) for name in names])
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
