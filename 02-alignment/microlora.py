@@ -1,3 +1,44 @@
+"""A frozen model with 662 added numbers adapts almost as well as one with all 4,192 retrained.
+
+Fine-tuning goes on training a finished model on new data. Full fine-tuning changes every number
+of the model, and leaves a second model of the same size. LoRA (low-rank adaptation) freezes the
+model. Beside each of its weight matrices W it puts two thin matrices, A and B, whose product is
+added to W. Only A and B are trained: fewer gradients, less optimiser state, a small file to keep.
+
+A GPT learns names that end in a vowel or y. Then it meets 64 names that end in another letter, a
+kind that it has never seen. It adapts to them in several ways, each with the learning rate that
+suits it. Look at four things: how much of full fine-tuning's gain LoRA recovers; what is left of
+the full update when it is cut down to a few directions; whether it matters more how large the
+adapters are, or where they stand; and how much each way forgets about the first kind of name.
+
+The measure is the loss: the mean of -log(probability that the model gave to the symbol that
+really followed), in nats, on names that were held out. "Recovered" is the share of full
+fine-tuning's gain: (base - loss) / (base - full fine-tune).
+
+In the code    In the paper   Meaning                                            Shape
+base.weight    W_0            a weight of the finished model, frozen             [out][in]
+lora_A         A              reads r numbers off the layer's input              [r][in]
+lora_B         B              writes them into the layer's output                [out][r]
+rank           r              how many: 2 here, 8 to 64 in large models          a number
+scaling        alpha / r      factor of the product; 1 here                      a number
+update()       Delta W        scaling * B A, what is added to W_0                [out][in]
+
+Left out: 4-bit base weights (microqlora), dropout on the adapter's input, large models. What holds
+here for 4,192 numbers and 64 names need not hold for billions; the comparisons carry over as
+questions to ask.
+
+A number marked [results: ...] is not from this run: it was recorded from a run with one thing
+changed, and stands in results/microlora.json under that key.
+
+Papers: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021, arXiv:2106.09685.
+Aghajanyan et al., "Intrinsic Dimensionality Explains the Effectiveness of Language Model
+Fine-Tuning", 2020, arXiv:2012.13255. Wortsman et al., "Robust fine-tuning of zero-shot models",
+2021, arXiv:2109.01903. Biderman et al., "LoRA Learns Less and Forgets Less", 2024,
+arXiv:2405.09673. Hayou et al., "The Impact of Initialization on LoRA Finetuning Dynamics", 2024,
+arXiv:2406.08447. Kalajdzievski, "A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA",
+2023, arXiv:2312.03732 (rsLoRA). Liu et al., "DoRA", 2024, arXiv:2402.09353.
+"""
+
 from __future__ import annotations
 
 import hashlib
@@ -5,6 +46,7 @@ import http.client
 import math
 import os
 import random
+import time
 import urllib.request
 from collections.abc import Callable, Sequence
 from math import exp, log
@@ -22,34 +64,112 @@ NUM_HELD_OUT = 1000  # names that no model is trained on
 BASE_ENDINGS = "aeiouy"  # names that end in one of these are the base kind
 
 BASE_STEPS = 300  # of training on the base kind
-BASE_RATE = 0.02  # learning rates are what the step begins with; they fall to 0 in a line
 BATCH_SIZE = 8  # names per step
 BETAS = (0.9, 0.95)  # Adam's
-
 NUM_ADAPT = 64  # names of the target kind to adapt to
 ADAPT_STEPS = 40  # 5 passes through them
 RANK = 2  # of the adapters
+
+# Learning rates at the first step; they fall to 0 in a straight line. Each was the best of a grid
+# on 600 other names of the target kind, over four seeds.
+BASE_RATE = 0.02
+FULL_RATE = 0.008
 LORA_RATE = 0.03
+RANK_1_RATE = 0.06
+ATTENTION_RATE = 0.1  # of adapters at the query and value matrices only
+SCRATCH_RATE = 0.014
 
-# === THE TASK: A MODEL MEETS A NEW KIND OF NAME ===
+CUT_RANKS = (0, 1, 2, 4)  # to which the update of full fine-tuning is cut
+DIALS = (0.0, 0.4, 0.6, 0.8, 1.0)  # how far an update is turned up
+NUM_SAMPLES = 100  # invented names per model
+EQUAL_SHARE = 0.9  # of full fine-tuning's gain: there the two are compared for forgetting
 
-# x
+# === THE ADAPTER ===
+
+# A weight W [out][in] turns x into y = W x. Full fine-tuning replaces W by W + Delta W, which has
+# out * in numbers of its own. LoRA bets that a Delta W of low rank is enough, a product B A:
+#
+#     x [in] --> A [r][in] --> r numbers --> B [out][r] --> [out], added to W x
+#
+# This takes r (in + out) numbers instead of in * out. For our 64 x 16 matrix and r = 2 these are
+# 160 instead of 1,024; for 4,096 x 4,096 and r = 8 they are 65,536 instead of 16.8 million. An
+# example with r = 1: A = (3, 1) reads 3 * 1 + 1 * 2 = 5 off x = (1, 2), and B = (2, -1) writes
+# (10, -5). The layer can now also react to the direction (3, 1) of x, but only by moving y along
+# (2, -1).
+#
+# One factor starts at zero, so that the adapted model starts as the base, to the bit. Not both:
+# the gradients are
+#
+#     d_B = scaling * d_y (A x)^T        d_A = scaling * (B^T d_y) x^T
+#
+# and with A = B = 0 both are zero for ever. With B = 0 alone, B moves in the first step and A
+# stands still; from the second step on both move. It could be A that starts at zero; zero for B
+# bears larger learning rates (Hayou et al., 2024).
+#
+# alpha / r: whoever doubles r at a fixed alpha halves the factor, so that the sum of twice as many
+# terms does not grow. Many set alpha = 2 r; rsLoRA divides by sqrt(r). We keep the factor at 1.
 
 
-def split_names(all_names: Sequence[str], rng: random.Random) -> dict[str, list[str]]:
-    """Shuffle, hold names out, then sort both parts into kinds by their last letter.
+class LoRALinear:
+    """A frozen layer with weight W [out][in], and beside it an adapter of low rank r.
 
-    Held-out names come first, so that no model ever meets one of them, whatever its kind.
+        y = W x + scaling * B A x          Hu et al., 2021, eq. 3, where scaling is alpha / r
+
+    lora_A [r][in] reads r numbers off x, lora_B [out][r] writes them into y. B starts at zero.
     """
-    names = list(all_names)
-    rng.shuffle(names)
-    training, held_out = names[:-NUM_HELD_OUT], names[-NUM_HELD_OUT:]
-    return {
-        "base": [name for name in training if name[-1] in BASE_ENDINGS],
-        "target": [name for name in training if name[-1] not in BASE_ENDINGS],
-        "held-out base": [name for name in held_out if name[-1] in BASE_ENDINGS],
-        "held-out target": [name for name in held_out if name[-1] not in BASE_ENDINGS],
+
+    def __init__(self, base: Any, rank: int, rng: random.Random, scaling: float = 1.0) -> None:
+        num_out, num_in = len(base.weight.data), len(base.weight.data[0])
+        spread = num_in**-0.5
+        self.base = base
+        self.lora_A = Tensor([[rng.gauss(0.0, spread) for _ in range(num_in)] for _ in range(rank)])
+        self.lora_B = Tensor([[0.0] * rank for _ in range(num_out)])
+        self.scaling = scaling
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.base(x) + linear(linear(x, self.lora_A), self.lora_B) * self.scaling
+
+    def parameters(self) -> list[Tensor]:
+        return [*self.base.parameters(), self.lora_A, self.lora_B]
+
+    def update(self) -> list[list[float]]:
+        """scaling * B A as one matrix [out][in]: what the adapter adds to W."""
+        product = matmul(self.lora_B.data, self.lora_A.data)
+        return [[self.scaling * value for value in row] for row in product]
+
+
+def add_adapters(
+    base: Transformer, targets: Sequence[str], rank: int, rng: random.Random
+) -> Transformer:
+    """The same matrices, not copies of them, with adapters at the layers named in targets."""
+    layers = {
+        name: LoRALinear(layer, rank, rng) if name in targets else layer
+        for name, layer in base.layers.items()
     }
+    return Transformer(base.token_embedding, base.position_embedding, layers)
+
+
+# After training the product can be added to W for good. The model then has its old shape and
+# costs nothing extra to run. Or it is kept apart: then one base in memory serves many tasks, each
+# with its own small adapter, and to remove the adapter is to have the base back. The library PEFT
+# does all of this: LoraConfig(r=8, lora_alpha=16, target_modules="all-linear"), get_peft_model(),
+# and merge_and_unload().
+
+
+def merge(adapted: Transformer) -> Transformer:
+    """A frozen model without adapters whose weights are W + scaling * B A."""
+    layers = dict(adapted.layers)
+    for name, layer in layers.items():
+        if isinstance(layer, LoRALinear):
+            weight = add_matrices(layer.base.weight.data, layer.update())
+            layers[name] = Linear(Tensor(weight, requires_grad=False))
+    return Transformer(adapted.token_embedding, adapted.position_embedding, layers)
+
+
+# === THE MODEL THAT IT ADAPTS ===
+
+# microgpt explains this model; here its seven weight matrices are layers that can be exchanged.
+# LoRA leaves the two embeddings alone: they are tables, and to look up a row of one is no product.
 
 
 class Linear:
@@ -68,7 +188,7 @@ class Linear:
 class Transformer:
     """microgpt's GPT with one block, in which the seven matrix products are layers with names.
 
-    A layer is called with x [N][in] and returns [N][out]; it has .weight and .parameters(). So
+    A layer is called with x [N][in] and returns [N][out]; .parameters() lists its matrices. So
     one kind of layer can take another's place, and forward() does not notice.
     """
 
@@ -115,15 +235,15 @@ def new_transformer(rng: random.Random) -> Transformer:
     return Transformer(*embeddings, {name: Linear(matrix(*shapes[name])) for name in shapes})
 
 
-def trainable_parameters(model: Transformer) -> list[Tensor]:
-    """The matrices that are not frozen: the only ones that the optimiser is given."""
-    return [p for p in model.parameters() if p.requires_grad]
-
-
 def freeze(model: Transformer) -> None:
     """From now on no gradient is computed for the model's matrices, and no step changes them."""
     for parameter in model.parameters():
         parameter.requires_grad = False
+
+
+def trainable_parameters(model: Transformer) -> list[Tensor]:
+    """The matrices that are not frozen: the only ones that the optimiser is given."""
+    return [p for p in model.parameters() if p.requires_grad]
 
 
 def predict(model: Transformer, names: Sequence[str]) -> tuple[Tensor, list[int]]:
@@ -139,6 +259,14 @@ def predict(model: Transformer, names: Sequence[str]) -> tuple[Tensor, list[int]
 def mean_loss(model: Transformer, names: Sequence[str]) -> float:
     """Cross-entropy in nats per symbol, over all symbols of all names."""
     return cross_entropy(*predict(model, names)).item()
+
+
+# What does freezing save? Training keeps, for each number that it changes, a gradient and Adam's
+# two running means. These shrink from 4,192 and 8,384 numbers to 662 and 1,324; the run prints the
+# account. Two things stay. The base's weights are still needed, and so is what each layer computed
+# on the way forward (the activations). And the gradient still has to pass *through* every frozen
+# W, to reach the adapters below it; only the gradient *of* W is not computed. So a step is hardly
+# faster, as one often hears: see the lines `time` below.
 
 
 def train(
@@ -168,70 +296,467 @@ def train(
             recent.clear()
 
 
-# === THE ADAPTER ===
+# === THE TASK: A NEW KIND OF NAME ===
 
-# x
+# The base kind ends in a vowel or y, and so the base model has learned that a name never ends
+# after n or r. The target kind does just that. Every name has an end, and what comes before the
+# end differs too. A change at one place, of one row of one matrix, would not be enough.
 
 
-class LoRALinear:
-    """A frozen layer with weight W [out][in], and beside it an adapter of low rank r.
+def split_names(all_names: Sequence[str], rng: random.Random) -> dict[str, list[str]]:
+    """Shuffle, hold names out, then sort both parts into kinds by their last letter.
 
-        y = W x + scaling * B A x          Hu et al., 2021, eq. 3, where scaling is alpha / r
-
-    lora_A [r][in] reads r numbers off x, lora_B [out][r] writes them into y. B starts at zero.
+    Held-out names come first, so that no model ever meets one of them, whatever its kind.
     """
-
-    def __init__(self, base: Any, rank: int, rng: random.Random, scaling: float = 1.0) -> None:
-        num_out, num_in = len(base.weight.data), len(base.weight.data[0])
-        spread = num_in**-0.5
-        self.base = base
-        self.lora_A = Tensor([[rng.gauss(0.0, spread) for _ in range(num_in)] for _ in range(rank)])
-        self.lora_B = Tensor([[0.0] * rank for _ in range(num_out)])
-        self.scaling = scaling
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.base(x) + linear(linear(x, self.lora_A), self.lora_B) * self.scaling
-
-    def parameters(self) -> list[Tensor]:
-        return [*self.base.parameters(), self.lora_A, self.lora_B]
-
-    def update(self) -> list[list[float]]:
-        """scaling * B A as one matrix [out][in]: what the adapter adds to W."""
-        product = matmul(self.lora_B.data, self.lora_A.data)
-        return [[self.scaling * value for value in row] for row in product]
+    names = list(all_names)
+    rng.shuffle(names)
+    training, held_out = names[:-NUM_HELD_OUT], names[-NUM_HELD_OUT:]
+    return {
+        "base": [name for name in training if name[-1] in BASE_ENDINGS],
+        "target": [name for name in training if name[-1] not in BASE_ENDINGS],
+        "held-out base": [name for name in held_out if name[-1] in BASE_ENDINGS],
+        "held-out target": [name for name in held_out if name[-1] not in BASE_ENDINGS],
+    }
 
 
-def add_adapters(
-    base: Transformer, targets: Sequence[str], rank: int, rng: random.Random
+def fine_tune(start: Transformer, names: Sequence[str], lr: float) -> Transformer:
+    """Full fine-tuning: train a copy of every matrix. Returns the copy, frozen."""
+
+    def copy(tensor: Tensor) -> Tensor:
+        return Tensor(tensor.data)  # steps replace rows, so the two may share them at first
+
+    layers = {name: Linear(copy(layer.weight)) for name, layer in start.layers.items()}
+    embeddings = copy(start.token_embedding), copy(start.position_embedding)
+    model = Transformer(*embeddings, layers)
+    train(model, names, ADAPT_STEPS, lr, random.Random(SEED))
+    freeze(model)
+    return model
+
+
+def fine_tune_lora(
+    base: Transformer, names: Sequence[str], targets: Sequence[str], rank: int, lr: float
 ) -> Transformer:
-    """The same matrices, not copies of them, with adapters at the layers named in targets."""
+    """LoRA: train adapters at the target layers, on the same batches in the same order."""
+    model = add_adapters(base, targets, rank, random.Random(SEED))
+    train(model, names, ADAPT_STEPS, lr, random.Random(SEED))
+    return model
+
+
+# The learning rate makes or breaks such a comparison. LoRA wants a larger one than full
+# fine-tuning, here about four times, with large models often ten times. With the rate of full
+# fine-tuning its loss on the target kind would be XX [results: shared_rate.lora_loss], and one
+# would conclude that rank 2 is too little.
+#
+# The cheapest rival of all is no fine-tuning: a new model, trained on the 64 names alone. It must
+# be beaten, or the base was good for nothing. (More steps do not help it: it learns the 64 names by
+# heart.)
+
+# === HOW MANY DIRECTIONS DOES FULL FINE-TUNING USE? ===
+
+# Why should a low rank be enough? Ask full fine-tuning, which was free to use any. Its update of a
+# matrix, Delta W = W_tuned - W, is a sum of at most 16 directions by the singular value
+# decomposition (SVD):
+#
+#     Delta W = sum_i sigma_i u_i v_i^T            sigma_1 >= sigma_2 >= ... >= 0
+#
+# v_i is what is read off x, u_i what is written into y, as with A and B. The first r terms are the
+# best approximation of rank r in squared error (Eckart and Young, 1936). So this is a yardstick
+# for LoRA that can be computed: what rank 2 holds of an update that was trained without a limit.
+# It is no bound for LoRA, which may find another update of rank 2.
+
+
+def svd(matrix: list[list[float]]) -> list[tuple[float, list[float], list[float]]]:
+    """matrix [N][M] -> min(N, M) terms (sigma, u [N], v [M]), the largest sigma first.
+
+    Jacobi's method, one-sided: turn pairs of columns in their plane until all are orthogonal.
+    Then the columns are sigma_i u_i, and the same turns made from the unit vectors are the v_i.
+    In production: torch.linalg.svd.
+
+    >>> [round(sigma, 6) for sigma, _, _ in svd([[3.0, 0.0], [4.0, 5.0]])]
+    [6.708204, 2.236068]
+    """
+    if len(matrix) < len(matrix[0]):
+        return [(sigma, u, v) for sigma, v, u in svd(transpose(matrix))]
+    columns = transpose(matrix)
+    turns = [[float(i == j) for j in range(len(columns))] for i in range(len(columns))]
+    finished = False
+    while not finished:
+        finished = True
+        for j in range(len(columns)):
+            for i in range(j):
+                a, b = dot(columns[i], columns[i]), dot(columns[j], columns[j])
+                c = dot(columns[i], columns[j])
+                if abs(c) <= 1e-13 * math.sqrt(a * b) or a * b == 0.0:
+                    continue
+                finished = False
+                # At this angle the product of the turned columns is zero: with s = sin, c = cos,
+                # (c x + s y) . (c y - s x) = c.s (b - a) + (c^2 - s^2) x.y.
+                angle = 0.5 * math.atan2(2.0 * c, a - b)
+                cos, sin = math.cos(angle), math.sin(angle)
+                for rows in (columns, turns):
+                    x, y = rows[i], rows[j]
+                    rows[i] = [cos * p + sin * q for p, q in zip(x, y)]
+                    rows[j] = [cos * q - sin * p for p, q in zip(x, y)]
+    sigmas = [math.sqrt(dot(column, column)) for column in columns]
+    terms = [
+        (sigma, [value / (sigma or 1.0) for value in column], turn)
+        for sigma, column, turn in zip(sigmas, columns, turns)
+    ]
+    return sorted(terms, key=lambda term: -term[0])
+
+
+def truncate(matrix: list[list[float]], rank: int) -> list[list[float]]:
+    """The nearest matrix of this rank: the first terms of the SVD, added up.
+
+    >>> truncate([[3.0, 0.0], [0.0, 1.0]], 1)
+    [[3.0, 0.0], [0.0, 0.0]]
+    """
+    result = [[0.0] * len(matrix[0]) for _ in matrix]
+    for sigma, u, v in svd(matrix)[:rank]:
+        result = add_matrices(result, [[sigma * a * b for b in v] for a in u])
+    return result
+
+
+def cut_update(base: Transformer, tuned: Transformer, rank: int) -> Transformer:
+    """The tuned model with the update of every layer cut to a rank. The change of the two
+    embeddings is kept whole: with rank 0 it is all that is left.
+    """
+    layers = {}
+    for name, layer in base.layers.items():
+        update = difference(tuned.layers[name].weight, layer.weight)
+        weight = add_matrices(layer.weight.data, truncate(update, rank))
+        layers[name] = Linear(Tensor(weight, requires_grad=False))
+    return Transformer(tuned.token_embedding, tuned.position_embedding, layers)
+
+
+def difference(a: Tensor, b: Tensor) -> list[list[float]]:
+    """a - b as a plain matrix."""
+    return [list(map(sub, row_a, row_b)) for row_a, row_b in zip(a.data, b.data)]
+
+
+# === WHAT IS FORGOTTEN ===
+
+# "LoRA forgets less" is often said, since the base's weights stay. But the adapted model does not
+# use W, it uses W + B A. Whether it still knows the old names is a question to be measured. And a
+# model that learned less of the new will have forgotten less of the old: so compare the two where
+# they have learned the same. For this, both updates get a dial: W + s Delta W, from the base at
+# s = 0 to the end of training at s = 1. (For LoRA the dial is `scaling`. For full fine-tuning it
+# is known as WiSE-FT; Wortsman et al., 2021.)
+
+
+def turned_up(base: Transformer, tuned: Transformer, dial: float) -> Transformer:
+    """The model in between: every matrix is W + dial * (W_tuned - W)."""
+
+    def between(a: Tensor, b: Tensor) -> Tensor:
+        step = [[dial * value for value in row] for row in difference(b, a)]
+        return Tensor(add_matrices(a.data, step), requires_grad=False)
+
     layers = {
-        name: LoRALinear(layer, rank, rng) if name in targets else layer
+        name: Linear(between(layer.weight, tuned.layers[name].weight))
         for name, layer in base.layers.items()
     }
-    return Transformer(base.token_embedding, base.position_embedding, layers)
+    return Transformer(
+        between(base.token_embedding, tuned.token_embedding),
+        between(base.position_embedding, tuned.position_embedding),
+        layers,
+    )
+
+
+def base_kind_at(curve: Sequence[tuple[float, float]], target_loss: float) -> float:
+    """Where a curve of (target loss, base-kind loss) first falls to target_loss: its base-kind
+    loss there, on the straight line between the two neighbouring points.
+
+    >>> base_kind_at([(3.0, 2.0), (2.0, 2.5)], 2.5)
+    2.25
+    """
+    for (x0, y0), (x1, y1) in zip(curve, curve[1:]):
+        if x0 >= target_loss >= x1 and x0 > x1:
+            return y0 + (y1 - y0) * (x0 - target_loss) / (x0 - x1)
+    return curve[0][1]
+
+
+# === THE EXPERIMENT ===
+
+# Every model is judged on the same held-out names, some 500 of each kind.
+
+
+def adapt_every_way(
+    base: Transformer, names: dict[str, list[str]], rng: random.Random
+) -> tuple[dict[str, Transformer], dict[str, dict[str, float]]]:
+    """Train one model per line of the table -> the models, and what the table says of each."""
+    models: dict[str, Transformer] = {}
+    table: dict[str, dict[str, float]] = {}
+    adapt_names = names["target"][:NUM_ADAPT]
+    every_layer = tuple(base.layers)
+
+    def enter(title: str, model: Transformer, trained: int | None = None) -> None:
+        models[title] = model
+        table[title] = {
+            "trainable": count(trainable_parameters(model)) if trained is None else trained,
+            "bits_per_weight": 64.0,  # Python's floats; in practice 16
+            "target": mean_loss(model, names["held-out target"]),
+            "base_kind": mean_loss(model, names["held-out base"]),
+        }
+        report_row(title, table)
+
+    enter("base", base)
+    number = count(base.parameters())
+    seconds = [time.perf_counter()]
+    full = fine_tune(base, adapt_names, FULL_RATE)
+    seconds.append(time.perf_counter())
+    lora = fine_tune_lora(base, adapt_names, every_layer, RANK, LORA_RATE)
+    seconds.append(time.perf_counter())
+    enter("full fine-tune", full, number)
+    enter("LoRA", lora)
+    rank_1 = fine_tune_lora(base, adapt_names, every_layer, 1, RANK_1_RATE)
+    enter("LoRA, rank 1", rank_1)
+    query_value = fine_tune_lora(base, adapt_names, ("query", "value"), 5, ATTENTION_RATE)
+    enter("LoRA, q and v", query_value)
+    enter("from scratch", fine_tune(new_transformer(rng), adapt_names, SCRATCH_RATE), number)
+    for rank in CUT_RANKS:
+        enter(f"full, cut to {rank}", cut_update(base, full, rank), number)
+    report_seconds(seconds)
+    return models, table
+
+
+def forgetting_curves(
+    base: Transformer, tuned: dict[str, Transformer], names: dict[str, list[str]]
+) -> dict[str, list[tuple[float, float]]]:
+    """For each tuned model: (target loss, base-kind loss) at every dial."""
+    curves = {}
+    for title, model in tuned.items():
+        between = [turned_up(base, model, dial) for dial in DIALS]
+        curves[title] = [
+            (mean_loss(m, names["held-out target"]), mean_loss(m, names["held-out base"]))
+            for m in between
+        ]
+    return curves
 
 
 def main() -> dict[str, object]:
-    """x"""
+    """Train a base, adapt it in every way, cut the full update, turn updates up, unplug."""
     rng = random.Random(SEED)
     names = split_names(load_names(), rng)
     base = new_transformer(rng)
-    import time
-
-    t = time.process_time()
+    report_data(names, base)
+    start = time.perf_counter()
     train(base, names["base"], BASE_STEPS, BASE_RATE, rng, report_every=50)
-    print(time.process_time() - t)
     freeze(base)
-    adapt = names["target"][:NUM_ADAPT]
-    print(mean_loss(base, names["held-out target"]), mean_loss(base, names["held-out base"]))
-    print(time.process_time() - t)
-    a = add_adapters(base, base.layers, RANK, rng)
-    print(sum(len(p.data) * len(p.data[0]) for p in trainable_parameters(a)))
-    train(a, adapt, ADAPT_STEPS, LORA_RATE, random.Random(SEED))
-    print(time.process_time() - t)
-    print(mean_loss(a, names["held-out target"]), mean_loss(a, names["held-out base"]))
-    return {}
+    print(f"time  training the base took {time.perf_counter() - start:.1f} s")
+    probe = names["held-out target"][:50]
+    logits_of_base = predict(base, probe)[0]
+
+    report_table_head()
+    models, table = adapt_every_way(base, names, rng)
+    full, lora = models["full fine-tune"], models["LoRA"]
+    report_memory(count(base.parameters()), count(trainable_parameters(lora)))
+    spectra = {
+        name: [sigma for sigma, _, _ in svd(difference(full.layers[name].weight, layer.weight))]
+        for name, layer in base.layers.items()
+    }
+    report_spectra(spectra, base)
+
+    merged = merge(lora)
+    curves = forgetting_curves(base, {"full": full, "LoRA": merged}, names)
+    base_loss, full_loss, lora_loss = [
+        table[title]["target"] for title in ("base", "full fine-tune", "LoRA")
+    ]
+    # Where both have learned the same: 90% of the gain, or as far as both get.
+    ends = [min([target for target, _ in curve]) for curve in curves.values()]
+    level = max(base_loss - EQUAL_SHARE * (base_loss - full_loss), *ends)
+    at_level = {title: base_kind_at(curve, level) for title, curve in curves.items()}
+    report_forgetting(curves, level, at_level)
+
+    # The base was never touched: its matrices are the same objects that the adapters used.
+    unplugged_difference = largest_difference(predict(base, probe)[0], logits_of_base)
+    merge_error = largest_difference(predict(merged, probe)[0], predict(lora, probe)[0])
+    samples = {title: invent(model) for title, model in (("base", base), ("LoRA", lora))}
+    samples["unplugged"] = invent(base)
+    report_samples(samples, unplugged_difference, merge_error)
+    headline = {
+        "base_loss": base_loss,
+        "full_loss": full_loss,
+        "lora_loss": lora_loss,
+        "cut_loss": table["full, cut to 2"]["target"],
+        "scratch_loss": table["from scratch"]["target"],
+        "forgetting_gap": at_level["LoRA"] - at_level["full"],
+    }
+    report_conclusion(headline, table)
+    details = {"table": table, "spectra": spectra, "curves": curves, "samples": samples}
+    details |= {"unplugged_difference": unplugged_difference, "merge_error": merge_error}
+    return {**headline, "details": details}
+
+
+# === APPENDIX: REPORT AND HELPERS ===
+
+
+def count(parameters: Sequence[Tensor]) -> int:
+    """How many numbers these matrices hold."""
+    return sum([len(p.data) * len(p.data[0]) for p in parameters])
+
+
+def largest_difference(a: Tensor, b: Tensor) -> float:
+    """The largest difference between two entries at the same place."""
+    return max([abs(value) for row in difference(a, b) for value in row])
+
+
+def invent(model: Transformer) -> list[str]:
+    """NUM_SAMPLES new names, drawn with the same random numbers for every model."""
+    texts = sample(model, [0] * NUM_SAMPLES, NUM_HEADS, CONTEXT, random.Random(SEED))
+    return ["".join([ALPHABET[symbol] for symbol in text if symbol != 0]) for text in texts]
+
+
+def share_of_target_kind(names: Sequence[str]) -> float:
+    """How many of the names end in a letter in which no name of the base kind ends."""
+    return sum([name[-1:] not in BASE_ENDINGS for name in names]) / len(names)
+
+
+def recovered(loss: float, table: dict[str, dict[str, float]]) -> float:
+    """The share of full fine-tuning's gain on the target kind: 0 for the base, 1 for full."""
+    base, full = table["base"]["target"], table["full fine-tune"]["target"]
+    return (base - loss) / (base - full)
+
+
+def report_data(names: dict[str, list[str]], base: Transformer) -> None:
+    """The facts before anything is learned."""
+    pool, adapt_names = names["base"], names["target"][:NUM_ADAPT]
+    print(f"{NUM_HELD_OUT:,} names are held out, of both kinds; of the rest are for training:")
+    print(f"  base kind    {len(pool):6,}  end in one of {BASE_ENDINGS}: {', '.join(pool[:4])}")
+    print(f"  target kind  {len(adapt_names):6,}  end in another: {', '.join(adapt_names[:4])}")
+    print(f"Knowing nothing, a symbol costs ln {len(ALPHABET)} = {log(len(ALPHABET)):.2f} nats.")
+    print(f"\nTraining the base, {count(base.parameters()):,} numbers, on names of the base kind")
+
+
+def report_table_head() -> None:
+    """The head of the table of arms."""
+    print(f"\nAdapting it to the {NUM_ADAPT} names: {ADAPT_STEPS} steps of {BATCH_SIZE}")
+    print(f"{'':30}  trained  loss on names of the  recovered")
+    print(f"{'':30}  numbers  target     base kind   of target")
+
+
+def report_row(title: str, table: dict[str, dict[str, float]]) -> None:
+    """One line of the table of arms."""
+    said = {
+        "base": "base, untouched",
+        "LoRA": f"LoRA, rank {RANK}, all 7 layers",
+        "LoRA, rank 1": "LoRA, rank 1, all 7 layers",
+        "LoRA, q and v": "LoRA, rank 5, query and value",
+        "from scratch": "new model, these names only",
+    }
+    row = table[title]
+    share = "" if len(table) == 1 else f"{recovered(row['target'], table):12.0%}"
+    line = f"{said.get(title, title.replace('cut to', 'update cut to rank')):30}"
+    line += f"  {row['trainable']:7,}   {row['target']:.3f}        {row['base_kind']:.3f}{share}"
+    print(line.rstrip(), flush=True)
+
+
+def report_seconds(seconds: Sequence[float]) -> None:
+    """What the two ways of training cost."""
+    full, lora = [later - sooner for sooner, later in zip(seconds, seconds[1:])]
+    print(f"time  {ADAPT_STEPS} steps took {full:.1f} s in full, {lora:.1f} s with LoRA")
+
+
+def report_memory(num_all: int, num_lora: int) -> None:
+    """The numbers that training keeps."""
+    print("\nNumbers kept while training    weights  gradients  Adam's means")
+    print(f"full fine-tune                 {num_all:7,}    {num_all:7,}       {2 * num_all:7,}")
+    line = f"LoRA, rank {RANK}                   {num_all + num_lora:7,}    {num_lora:7,}"
+    print(f"{line}       {2 * num_lora:7,}")
+
+
+def report_spectra(spectra: dict[str, list[float]], base: Transformer) -> None:
+    """One line per layer: the singular values of the full update, and what the first ones hold."""
+    print("\nThe full update of each layer: its 16 singular values, the largest as @,")
+    print("and how much of its sum of squares the first 1, 2 and 4 of them hold")
+    for name, sigmas in spectra.items():
+        squares = [sigma * sigma for sigma in sigmas]
+        total = sum(squares) or 1.0
+        shares = "".join([f"{sum(squares[:rank]) / total:7.0%}" for rank in (1, 2, 4)])
+        weight = base.layers[name].weight.data
+        shape = f"{len(weight)} x {len(weight[0])}"
+        print(f"{name:14}{shape:>8}   |{sparkline([*sigmas, 0.0])[:-1]}|{shares}")
+
+
+def report_forgetting(
+    curves: dict[str, list[tuple[float, float]]], level: float, at_level: dict[str, float]
+) -> None:
+    """The two updates turned up: a table, and the plane of new and old."""
+    print("\nUpdates turned up by a dial: loss on the target kind, on the base kind")
+    print("dial     full fine-tune          LoRA")
+    for dial, (x, y), (lora_x, lora_y) in zip(DIALS, curves["full"], curves["LoRA"]):
+        print(f"{dial:4.1f}     {x:.3f}   {y:.3f}          {lora_x:.3f}   {lora_y:.3f}")
+    print("\nUp: the base kind is forgotten. To the right: the target kind is learned.")
+    print("f = full fine-tune, L = LoRA, * = both; . = where both are compared")
+    print("\n".join(plane({"f": curves["full"], "L": curves["LoRA"]}, level)))
+    print(f"At a target loss of {level:.3f} the loss on the base kind is", end=" ")
+    print(f"{at_level['full']:.3f} with full")
+    print(f"fine-tuning and {at_level['LoRA']:.3f} with LoRA; it was {curves['full'][0][1]:.3f}.")
+
+
+def plane(
+    curves: dict[str, list[tuple[float, float]]], level: float, columns: int = 66, lines: int = 13
+) -> list[str]:
+    """Curves through points (x, y), each drawn with its letter: x falls to the right, y rises
+    upwards; a column of dots stands at x = level.
+    """
+    points = [point for curve in curves.values() for point in curve]
+    (low_x, high_x), (low_y, high_y) = [(min(axis), max(axis)) for axis in zip(*points)]
+    spread_x, spread_y = (high_x - low_x) or 1.0, (high_y - low_y) or 1.0
+    mark = round((high_x - level) / spread_x * (columns - 1))
+    canvas = [[" "] * mark + ["."] + [" "] * (columns - 1 - mark) for _ in range(lines)]
+    for letter, curve in curves.items():
+        for (x0, y0), (x1, y1) in zip(curve, curve[1:]):
+            for i in range(101):
+                x, y = x0 + (x1 - x0) * i / 100, y0 + (y1 - y0) * i / 100
+                column = round((high_x - x) / spread_x * (columns - 1))
+                line = round((high_y - y) / spread_y * (lines - 1))
+                free = canvas[line][column] in (" ", ".", letter)
+                canvas[line][column] = letter if free else "*"
+    edge = "+" + "-" * columns + "+"
+    return [edge, *["|" + "".join(row) + "|" for row in canvas], edge]
+
+
+def report_samples(
+    samples: dict[str, list[str]], unplugged_difference: float, merge_error: float
+) -> None:
+    """Invented names before, with, and after the adapter."""
+    print(f"\nInvented names, and how many of {NUM_SAMPLES} end like the target kind")
+    for title, invented in samples.items():
+        share = share_of_target_kind(invented)
+        print(f"{title:10} {share:4.0%}  {', '.join([n or '(empty)' for n in invented[:7]])}")
+    print(f"Adapter unplugged: largest change of one of the base's logits {unplugged_difference}")
+    print(f"Adapter merged into W: largest change of an adapted logit {merge_error:.0e}")
+
+
+def report_conclusion(headline: dict[str, float], table: dict[str, dict[str, float]]) -> None:
+    """In words, from the numbers."""
+    lora, num_all = table["LoRA"], table["full fine-tune"]["trainable"]
+    share = recovered(headline["lora_loss"], table)
+    print(f"\nLoRA trained {lora['trainable']:,} numbers instead of {num_all:,}", end=" ")
+    print(f"and recovered {share:.0%} of the gain.")
+    cut = recovered(headline["cut_loss"], table)
+    print(f"The full update, cut to rank 2 after training, keeps {cut:.0%} of it:")
+    if cut >= 0.9:
+        print("the gain lies in few directions, so a low rank is enough here.")
+    else:
+        print("the gain needs more directions than that.")
+    spread, narrow = table["LoRA, rank 1"], table["LoRA, q and v"]
+    shares = [recovered(row["target"], table) for row in (spread, narrow)]
+    word = "more" if shares[0] > shares[1] else "not more"
+    print(f"{spread['trainable']} numbers spread over all layers recover {word}", end=" ")
+    print(f"({shares[0]:.0%}) than {narrow['trainable']} in")
+    print(f"query and value ({shares[1]:.0%}).")
+    gain = headline["scratch_loss"] - headline["lora_loss"]
+    better = "better" if gain > 0.0 else "worse"
+    print(f"LoRA is {abs(gain):.2f} nats {better} than a new model trained on the same names.")
+    gap = headline["forgetting_gap"]
+    if gap > 0.0:
+        print(
+            f"Low rank did not protect: at equal target loss LoRA has forgotten {gap:.3f}", end=" "
+        )
+        print("more.\nOnly unplugging brings the base kind back.")
+    else:
+        print(f"At equal target loss LoRA has forgotten {-gap:.3f} nats less.")
 
 
 # === APPENDIX: ENGINE (common/engine.py; microautograd.py derives it) ===
@@ -743,6 +1268,98 @@ def pack(
     return ids, positions, spans, targets
 
 
+class GPT:
+    """A transformer with one block. What it knows is in nine matrices, which start out random.
+
+    Radford et al., "Language Models are Unsupervised Multitask Learners" (GPT-2), 2019, but with
+    RMSNorm for LayerNorm, ReLU for GELU, no biases, and a head of its own (GPT-2 uses the token
+    embedding once more).
+    """
+
+    def __init__(self, num_symbols: int, context: int, width: int, rng: random.Random) -> None:
+        def matrix(rows: int, columns: int) -> Tensor:
+            return Tensor([[rng.gauss(0.0, 0.08) for _ in range(columns)] for _ in range(rows)])
+
+        self.token_embedding = matrix(num_symbols, width)  # one row for each symbol
+        self.position_embedding = matrix(context, width)  # one row for each place
+        self.query = matrix(width, width)
+        self.key = matrix(width, width)
+        self.value = matrix(width, width)
+        self.attention_out = matrix(width, width)
+        self.mlp_in = matrix(4 * width, width)
+        self.mlp_out = matrix(width, 4 * width)
+        self.head = matrix(num_symbols, width)
+
+    def parameters(self) -> list[Tensor]:
+        """Every matrix that training may change."""
+        return list(vars(self).values())
+
+    def forward(self, ids: Sequence[int], positions: Sequence[int], attend: Callable) -> Tensor:
+        """N symbols and their places -> logits [N][num_symbols]: a score for each next symbol.
+
+        attend(q, k, v) lets each row read itself and rows of its past; which ones is decided there,
+        so causality is too. It is the only step in which rows meet.
+        """
+        # A symbol's vector says what it is, a place's vector where it stands. Their sum starts
+        # out small (entries of 0.08 * sqrt(2) = 0.11). Normed, every row has a root mean square of
+        # 1, so what attention and the MLP add later has the same relative size for every symbol.
+        x = embedding(self.token_embedding, ids) + embedding(self.position_embedding, positions)
+        x = rms_norm(x)
+
+        # x is the residual stream. Attention and the MLP each read a normed copy of it and *add*
+        # what they found, so on the way back the sum hands every gradient on unweakened. The norm
+        # stands before each part (pre-norm), off that path. The first Transformer put it after the
+        # sum, on the path, and was hard to train without warm-up (Xiong et al., arXiv:2002.04745).
+        normed = rms_norm(x)
+        q, k, v = [linear(normed, weight) for weight in (self.query, self.key, self.value)]
+        x = x + linear(attend(q, k, v), self.attention_out)
+
+        # The MLP works on each row alone: what attention has gathered is combined here.
+        normed = rms_norm(x)
+        x = x + linear(relu(linear(normed, self.mlp_in)), self.mlp_out)
+
+        # GPT-2 and its heirs norm once more before the head, since a stream to which dozens of
+        # blocks have added has grown. After one block the head can learn the size it gets.
+        return linear(x, self.head)
+
+
+def sample(
+    model: GPT, starts: Sequence[int], num_heads: int, context: int, rng: random.Random
+) -> list[list[int]]:
+    """Continue each start symbol until the model ends the text with 0, or context + 1 symbols are
+    there: one list of symbols per start, both ends included. Nothing is cut off or sharpened.
+
+    All unfinished texts read their last symbol in one forward pass. The keys and values of what
+    they have read before are kept; they lie one text after the other, so a text is a span.
+    """
+    texts = [[start] for start in starts]
+    keys: list[list[list[float]]] = [[] for _ in starts]
+    values: list[list[list[float]]] = [[] for _ in starts]
+    active = list(range(len(starts)))
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        for i, key, value in zip(active, k.data, v.data):
+            keys[i].append(key)
+            values[i].append(value)
+        all_keys, all_values = [
+            [row for i in active for row in cache[i]] for cache in (keys, values)
+        ]
+        length = len(all_keys) // len(active)
+        spans = [(n * length, (n + 1) * length) for n in range(len(active))]
+        return scaled_dot_product_attention(
+            q, Tensor(all_keys), Tensor(all_values), num_heads, spans
+        )
+
+    for position in range(context):
+        if active:
+            last = [texts[i][-1] for i in active]
+            logits = model.forward(last, [position] * len(active), attend).data
+            for i, row in zip(active, logits):
+                texts[i].append(rng.choices(range(len(row)), softmax_row(row))[0])
+            active = [i for i in active if texts[i][-1] != 0]
+    return texts
+
+
 # === APPENDIX: DATA (common/data.py) ===
 
 # Where a script finds its data when it was copied out of the repository.
@@ -784,6 +1401,22 @@ def load_names() -> list[str]:
     become one before anything is held out, or names from training would return in the test.
     """
     return sorted(set(load_data("names.txt", NAMES_SHA256).decode("ascii").split()))
+
+
+# === APPENDIX: PICTURES (common/pictures.py) ===
+
+SHADES = " .:-=+*#%@"  # from empty to full
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """One character for each value, from the smallest (blank) to the largest (@).
+
+    >>> sparkline([0, 1, 2, 9])
+    ' .:@'
+    """
+    low, high = min(values), max(values)
+    top = len(SHADES) - 1
+    return "".join([SHADES[int((v - low) / ((high - low) or 1.0) * top)] for v in values])
 
 
 if __name__ == "__main__":
