@@ -79,8 +79,8 @@ RANK_1_RATE = 0.06
 ATTENTION_RATE = 0.1  # of adapters at the query and value matrices only
 SCRATCH_RATE = 0.014
 
-CUT_RANKS = (0, 1, 2)  # to which the update of full fine-tuning is cut
-DIALS = (0.0, 0.4, 0.6, 0.8, 1.0)  # how far an update is turned up
+CUT_RANKS = (0, 1, RANK)  # to which the update of full fine-tuning is cut
+DIALS = (0.4, 0.6, 0.8)  # how far an update is turned up, between 0 and 1
 NUM_SAMPLES = 60  # invented names per model
 EQUAL_SHARE = 0.9  # of full fine-tuning's gain: there the two are compared for forgetting
 
@@ -457,10 +457,9 @@ def adapt_every_way(
 
     def enter(title: str, model: Transformer, trained: int) -> None:
         models[title] = model
-        target, base_kind = judge(model, names)
+        losses = dict(zip(("target", "base_kind"), judge(model, names)))
         # Python's floats have 64 bits; weights are kept in 16 in practice.
-        row = {"trainable": trained, "bits_per_weight": 64}
-        table[title] = {**row, "target": target, "base_kind": base_kind}
+        table[title] = {"trainable": trained, "bits_per_weight": 64, **losses}
         report_row(title, table)
 
     adapt_names = names["target"][:NUM_ADAPT]
@@ -504,14 +503,15 @@ def main() -> dict[str, object]:
     report_memory(count(base.parameters()), count(trainable_parameters(lora)))
     spectra = report_spectra(base, full)
 
-    # Where have both learned the same? At 90% of the gain, or as far as both get.
-    curves = {
-        title: [judge(turned_up(base, tuned, dial), names) for dial in DIALS]
-        for title, tuned in (("full", full), ("LoRA", merged))
-    }
-    loss = {title: row["target"] for title, row in table.items()}
-    most = [min([target for target, _ in curve]) for curve in curves.values()]
-    level = max(loss["base"] - EQUAL_SHARE * (loss["base"] - loss["full fine-tune"]), *most)
+    points = {title: (row["target"], row["base_kind"]) for title, row in table.items()}
+    curves = {}
+    for title, tuned in (("full fine-tune", full), ("LoRA", merged)):
+        between = [judge(turned_up(base, tuned, dial), names) for dial in DIALS]
+        curves[title] = [points["base"], *between, points[title]]
+    # Where have both learned the same? At EQUAL_SHARE of the gain, or as far as both get.
+    base_loss, full_loss = points["base"][0], points["full fine-tune"][0]
+    furthest = [min(curve)[0] for curve in curves.values()]
+    level = max(base_loss - EQUAL_SHARE * (base_loss - full_loss), *furthest)
     at_level = {title: base_kind_at(curve, level) for title, curve in curves.items()}
     report_forgetting(curves, level, at_level)
 
@@ -521,12 +521,12 @@ def main() -> dict[str, object]:
     samples = {"base": invent(base), "LoRA": invent(lora)}
     report_samples(samples, unplugged_difference, merge_error)
     headline = {
-        "base_loss": loss["base"],
-        "full_loss": loss["full fine-tune"],
-        "lora_loss": loss["LoRA"],
-        "cut_loss": loss["full, cut to 2"],
-        "scratch_loss": loss["from scratch"],
-        "forgetting_gap": at_level["LoRA"] - at_level["full"],
+        "base_loss": base_loss,
+        "full_loss": full_loss,
+        "lora_loss": points["LoRA"][0],
+        "cut_loss": points[f"full, cut to {RANK}"][0],
+        "scratch_loss": points["from scratch"][0],
+        "forgetting_gap": at_level["LoRA"] - at_level["full fine-tune"],
     }
     report_conclusion(headline, table)
     details = {"table": table, "spectra": spectra, "curves": curves, "samples": samples}
@@ -605,7 +605,7 @@ def svd(matrix: list[list[float]]) -> list[tuple[float, list[float], list[float]
             for i in range(j):
                 a, b = dot(columns[i], columns[i]), dot(columns[j], columns[j])
                 c = dot(columns[i], columns[j])
-                if abs(c) <= 1e-13 * math.sqrt(a * b) or a * b == 0.0:
+                if abs(c) <= 1e-13 * math.sqrt(a) * math.sqrt(b):
                     continue
                 finished = False
                 # The turned columns are cos x + sin y and cos y - sin x. Their product,
@@ -698,19 +698,20 @@ def report_forgetting(
     curves: dict[str, list[tuple[float, float]]], level: float, at_level: dict[str, float]
 ) -> None:
     """The two updates turned up: a table, and the plane of new and old."""
+    full, lora = curves["full fine-tune"], curves["LoRA"]
     print("\nUpdates turned up by a dial: loss on the target kind, on the base kind")
     print("dial     full fine-tune          LoRA")
-    for dial, (x, y), (lora_x, lora_y) in zip(DIALS, curves["full"], curves["LoRA"]):
+    for dial, (x, y), (lora_x, lora_y) in zip((0.0, *DIALS, 1.0), full, lora):
         print(f"{dial:4.1f}     {x:.3f}   {y:.3f}          {lora_x:.3f}   {lora_y:.3f}")
     print("\nUp: the base kind is forgotten. To the right: the target kind is learned.")
     print("f = full fine-tune, L = LoRA, * = both; . = where both are compared")
-    print("\n".join(plane({"f": curves["full"], "L": curves["LoRA"]}, level)))
+    print("\n".join(plane({"f": full, "L": lora}, level)))
     print(f"Where the target loss is {level:.3f}, the base-kind loss has risen from")
-    print(f"{curves['full'][0][1]:.3f} to {at_level['full']:.3f} with full fine-tuning", end=" ")
+    print(f"{full[0][1]:.3f} to {at_level['full fine-tune']:.3f} with full fine-tuning", end=" ")
     print(f"and to {at_level['LoRA']:.3f} with LoRA.")
-    (x0, y0), (x1, y1) = curves["LoRA"][-2:]
-    print(f"Turned back from 1 to {DIALS[-2]}, LoRA's target loss rises by {x0 - x1:.3f},", end=" ")
-    print(f"its base-kind\nloss falls by {y1 - y0:.3f}.")
+    (x0, y0), (x1, y1) = lora[-2:]
+    print(f"Turning LoRA back from 1 to {DIALS[-1]} changes its loss by", end=" ")
+    print(f"{x0 - x1:+.3f} on the target\nkind and by {y0 - y1:+.3f} on the base kind.")
 
 
 def plane(
@@ -755,7 +756,7 @@ def report_conclusion(headline: dict[str, float], table: dict[str, dict[str, flo
     print(f"\nLoRA trained {lora['trainable']:,} numbers instead of {num_all:,}", end=" ")
     print(f"and recovered {share:.0%} of the gain.")
     cut = recovered(headline["cut_loss"], table)
-    print(f"The full update, cut to rank 2 after training, keeps {cut:.0%} of it:")
+    print(f"The full update, cut to rank {RANK} after training, keeps {cut:.0%} of it:")
     if cut >= 0.9:
         print("the gain lies in few directions, so a low rank is enough here.")
     else:

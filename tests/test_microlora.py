@@ -51,7 +51,7 @@ SMALL = {
     "ADAPT_STEPS": 16,
     "NUM_HELD_OUT": 80,
     "NUM_SAMPLES": 2,
-    "DIALS": (0.0, 0.7, 1.0),
+    "DIALS": (0.7,),
     "CUT_RANKS": (2,),
 }
 
