@@ -12,6 +12,7 @@ import math
 import operator
 import random
 import sys
+import tokenize
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -64,9 +65,54 @@ def load_module(name: str, path: Path) -> ModuleType:
     return module
 
 
+def code_of(source: str) -> str:
+    """A program's text without its comments, docstrings and blank lines: what its runs depend on.
+
+    So an explanation can be mended without running everything again. It is the same text on every
+    version of Python.
+
+    >>> code_of("x = '# no comment'  # a comment\\n\\n\\ndef f():\\n    'Words.'\\n    return x\\n")
+    "x = '# no comment'\\ndef f():\\n    return x\\n"
+    """
+    tree = ast.parse(source)
+    lines = source.split("\n")
+    verbatim: set[int] = set()  # numbers of the lines that lie in a string of several lines
+    docstrings = []
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Constant, ast.JoinedStr)) and node.end_lineno > node.lineno:
+            verbatim.update(range(node.lineno, node.end_lineno + 1))
+        body = getattr(node, "body", None)
+        if isinstance(node, DOCUMENTED) and ast.get_docstring(node) is not None:
+            docstrings.append((body[0].value, "..." if len(body) == 1 else ""))
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
+    for node, stand_in in docstrings:
+        first, last = node.lineno - 1, node.end_lineno - 1
+        before = lines[first].encode()[: node.col_offset].decode()
+        after = lines[last].encode()[node.end_col_offset :].decode()
+        lines[first : last + 1] = [before + stand_in + after] + [""] * (last - first)
+        verbatim.difference_update(range(first + 1, last + 2))
+    kept = [
+        line if number in verbatim else line.rstrip()
+        for number, line in enumerate(lines, 1)
+        if number in verbatim or line.strip()
+    ]
+    return "\n".join([*kept, ""])
+
+
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
 def script_hash(path: Path) -> str:
-    """The sha256 of a script's bytes, with the line ends of the repository."""
-    return hashlib.sha256(path.read_bytes().replace(b"\r\n", b"\n")).hexdigest()
+    """The sha256 of a script's code: its text without comments, docstrings and blank lines."""
+    source = path.read_bytes().replace(b"\r\n", b"\n")
+    try:
+        source = code_of(source.decode("utf-8")).encode("utf-8")
+    except (SyntaxError, ValueError):
+        pass  # it cannot run: any text will do
+    return hashlib.sha256(source).hexdigest()
 
 
 # === BARS AND RECORDS ===

@@ -203,7 +203,7 @@ def test_changed_variant_is_measured_again(toy: Path) -> None:
 
 def test_script_that_changes_while_it_runs_is_not_recorded(tmp_path: Path) -> None:
     own_change = TOY.replace(
-        "def main():", 'def main():\n    open(__file__, "a", encoding="utf-8").write("# new\\n")'
+        "def main():", 'def main():\n    open(__file__, "a", encoding="utf-8").write("new = 1\\n")'
     )
     root = collection(tmp_path, microtoy=own_change)
     assert run(root) == 1
@@ -405,8 +405,11 @@ def test_tables_option_runs_nothing_and_keeps_line_ends(
     assert run(toy, "--tables") == 0 and readme.read_bytes() == text
 
     script = toy / TIER / "microtoy.py"
-    script.write_text(TOY + "\n", encoding="utf-8")
+    script.write_text(TOY + "# A comment is not another version.\n", encoding="utf-8")
     capsys.readouterr()
+    assert run(toy, "--tables") == 0
+    assert "another version" not in capsys.readouterr().err
+    script.write_text(TOY + "new = 1\n", encoding="utf-8")
     assert run(toy, "--tables") == 0
     assert "microtoy: the record is of another version" in capsys.readouterr().err
 

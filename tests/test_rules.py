@@ -318,9 +318,9 @@ def test_bad_declarations_are_refused(text: str, changes: dict, word: str) -> No
 
 
 def recorded() -> dict:
-    """A good record of a script whose bytes are b"script"."""
+    """A good record of a script whose code is one line: script."""
     return {
-        "sha256": hashlib.sha256(b"script").hexdigest(),
+        "sha256": hashlib.sha256(b"script\n").hexdigest(),
         "seeds": {
             str(seed): {"headline": {"nll": 2.4, "gap": 0.2, "share": 0.125}} for seed in (42, 1, 2)
         },

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import ast
+import doctest
 import math
 from pathlib import Path
 
 import pytest
 import support
-from support import BarError, check_gradients, failed_bars, load_script, run_main, twin
+from support import (
+    BarError,
+    check_gradients,
+    code_of,
+    failed_bars,
+    load_script,
+    run_main,
+    script_hash,
+    scripts,
+    twin,
+)
 
 from common.engine import Tensor
 
@@ -238,3 +250,74 @@ def test_a_gradient_for_what_wants_none_is_seen() -> None:
 
     with pytest.raises(AssertionError, match="wants no gradient"):
         check_gradients(insists, B, frozen)
+
+
+# === WHAT OF A SCRIPT ITS RECORD DEPENDS ON ===
+
+
+def test_examples_in_docstrings() -> None:
+    assert doctest.testmod(support).failed == 0
+
+
+def meaning(source: str) -> str:
+    """The program's syntax tree without docstrings."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, support.DOCUMENTED) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or ast.parse("...").body
+    return ast.dump(tree)
+
+
+@pytest.mark.parametrize("script", scripts(), ids=lambda path: path.stem)
+def test_the_code_without_words_is_the_same_program(script: Path):
+    source = script.read_text(encoding="utf-8")
+    code = code_of(source)
+    assert meaning(code) == meaning(source)
+    assert code_of(code) == code and len(code) < 0.8 * len(source)
+
+
+SAME = [
+    "x = 1\n",
+    "x = 1  # one\n",
+    "# a heading\n\n\nx = 1",
+    '"""Words.\n\nMore.\n"""\nx = 1\n',
+    '"""Other words."""  # and a comment\nx = 1\n',
+]
+OTHER = [
+    "x = 2\n",
+    "x = 1; y = 2\n",
+    "y = 1\n",
+    "x = 1\n1\n",
+    "x = '1'\n",
+    "x = (\n",
+    'x = "# one"\n',
+]
+TEXT = 'x = """a\n\n# b  \n"""\n'
+
+
+def hash_of(tmp_path: Path, source: str) -> str:
+    path = tmp_path / "script.py"
+    path.write_bytes(source.encode("utf-8"))
+    return script_hash(path)
+
+
+def test_words_do_not_count_and_code_does(tmp_path: Path):
+    assert len({hash_of(tmp_path, source) for source in SAME}) == 1
+    assert len({hash_of(tmp_path, source) for source in [SAME[0], *OTHER]}) == 1 + len(OTHER)
+    crlf = SAME[3].replace("\n", "\r\n")
+    assert hash_of(tmp_path, crlf) == hash_of(tmp_path, SAME[0])
+
+
+def test_strings_of_several_lines_count_to_the_letter(tmp_path: Path):
+    assert code_of(TEXT) == TEXT
+    for changed in (
+        TEXT.replace("\n\n", "\n"),
+        TEXT.replace("b  ", "b"),
+        TEXT.replace("# b", "# c"),
+    ):
+        assert hash_of(tmp_path, changed) != hash_of(tmp_path, TEXT)
+
+
+def test_a_docstring_that_is_all_of_a_body_leaves_a_body():
+    code = code_of('class Gone(Exception):\n    """Nothing else."""\n\n\ndef f(): "words"\n')
+    assert code == "class Gone(Exception):\n    ...\ndef f(): ...\n"
