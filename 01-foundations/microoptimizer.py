@@ -809,7 +809,8 @@ def report_conclusion(
     print(f"Muon {place} there: next best / Muon = {headline['muon_advantage']:.1f}.")
     gain = headline["schedule_gain"]
     verb = "helps every optimiser" if gain > 1.05 else "does not help every optimiser"
-    print(f"3. A falling rate {verb}: the gap shrinks at least {gain:.2f} times.")
+    print(f"3. A falling rate {verb}:", end=" ")
+    print(f"the least gain is {gain:.2f} times.")
     best = min([gap for (key, _), gap in gaps.items() if key == "batches"])
     print(f"   SGD / momentum = {ratio('batches', 'SGD', 'momentum'):.2f},", end=" ")
     print(f"RMSProp / Adam = {ratio('batches', 'RMSProp', 'Adam'):.2f}:", end=" ")
