@@ -13,14 +13,16 @@ from support import load_script
 SEEDS = (42, 1, 2)
 
 BARS = (
-    # Rare letters: Adam's factors undo the frequencies. 200 times on this problem.
-    "letters_sgd >= 50 * letters_adam",
-    # Turned axes: the same factors are worth little. 90 times, over several rotations.
-    "adam_rotation_penalty >= 20",
+    # Rare pairs: factors alone, without momentum (SGD / RMSProp). 450 on this problem; it has no
+    # seed, and without these factors the best is 1.
+    "factors_on_letters >= 50",
+    # The same on the pixels, 26, and after the rotation, where 0.92 to 1.05 over five rotations.
+    "factors_on_pixels >= 10",
+    "factors_rotated <= 2",
     "muon_advantage >= 2",
-    # Noise: the least that any optimiser gains. About 1.2 (Adam), over several draws of batches.
+    # Noise: the least that any optimiser gains. 1.23 to 1.48 (Adam, RMSProp) over five seeds.
     "schedule_gain >= 1.1",
-    # Every optimiser was given rates on both sides of its best one.
+    # Every optimiser was given rates on both sides of its best one, with each schedule.
     "rates_on_edge == 0",
 )
 
@@ -54,7 +56,7 @@ def adam_with(change):
 
 
 def row_mean(row):
-    """One factor for each row in place of one for each number."""
+    """One factor for each row in place of one for each weight."""
     return [sum(row) / len(row)] * len(row)
 
 
@@ -63,25 +65,33 @@ def ones(row):
     return [1.0] * len(row)
 
 
-NARROW = {**script.RATES, "letters": {**script.RATES["letters"], "SGD": (17.5, 25.0, 35.0)}}
+def identity(size, rng):
+    """A rotation by nothing."""
+    return [[float(i == j) for j in range(size)] for i in range(size)]
+
+
+FEW = ((17.5, 25.0, 35.0), (140.0, 280.0))
+NARROW = {**script.RATES, "letters": {**script.RATES["letters"], "SGD": FEW}}
 
 VARIANTS = {
     "no_division": {"Adam": adam_with(ones)},
     "factor_per_row": {"Adam": adam_with(row_mean)},
+    "no_rotation": {"random_rotation": identity},
     "no_newton_schulz": {"NEWTON_SCHULZ_STEPS": 0},
     "never_decays": {"linear_decay": lambda step, num_steps: 1.0},
     "narrow_rates": {"RATES": NARROW},
 }
 
 TWINS = {
-    "no_division": "letters_sgd >= 50 * letters_adam",
-    "factor_per_row": "adam_rotation_penalty >= 20",
+    "no_division": "factors_on_letters >= 50",
+    "factor_per_row": "factors_on_pixels >= 10",
+    "no_rotation": "factors_rotated <= 2",
     "no_newton_schulz": "muon_advantage >= 2",
     "never_decays": "schedule_gain >= 1.1",
     "narrow_rates": "rates_on_edge == 0",
 }
 
-MAKERS = ("SGD", "momentum", "Adam", "Muon")
+MAKERS = ("SGD", "momentum", "RMSProp", "Adam", "Muon")
 
 
 def matrix(rng, rows, columns):
@@ -143,23 +153,47 @@ def test_the_optimum_has_no_gap_and_no_gradient(seed):
 
 
 def test_batches_of_all_pairs_give_the_full_gradient():
+    """So a random batch's gradient is right on average."""
     letters, pairs = script.letter_problem(["ava", "zoe"])
-    raw = script.count_pairs(pairs)
-    assert sum(map(sum, raw)) == len(pairs) == 8
+    assert len(pairs) == 729 + 8
     w = matrix(random.Random(0), 27, 27)
-    gradient = script.batch_gradient(pairs)(w)
-    for row, counts, scores in zip(gradient, raw, w):
+    assert largest_difference(script.batch_gradient(pairs)(w), letters.gradient(w)) <= 1e-15
+    some = pairs[-8:]
+    for row, counts, scores in zip(script.batch_gradient(some)(w), script.count_pairs(some), w):
         total = sum(counts)
         expected = [(total * p - n) / 8 for p, n in zip(script.softmax_row(scores), counts)]
         assert row == pytest.approx(expected, abs=1e-15)
     assert sum(letters.frequency) == pytest.approx(1.0)
 
 
+def test_equal_rows_have_the_letters_optimum_and_direction():
+    letters = small_letters(random.Random(1))
+    equal = script.Letters([0.2] * 5, letters.q)
+    w = matrix(random.Random(0), 5, 5)
+    for row, other, f in zip(letters.gradient(w), equal.gradient(w), letters.frequency):
+        assert other == pytest.approx([g / (5 * f) for g in row])
+
+
+def test_the_curvature_is_the_derivative_of_the_gradient():
+    """The formula in the story: frequency (diag(q) - q q^T) for each row, at the minimum."""
+    letters = small_letters(random.Random(2))
+    best = [[math.log(p) for p in row] for row in letters.q]
+    q, f = letters.q[1], letters.frequency[1]
+    for i in range(5):
+        ends = []
+        for move in (1e-5, -1e-5):
+            w = [list(row) for row in best]
+            w[1][i] += move
+            ends.append(letters.gradient(w)[1])
+        slopes = [(a - b) / 2e-5 for a, b in zip(*ends)]
+        assert slopes == pytest.approx([f * (q[i] * (i == j) - q[i] * q[j]) for j in range(5)])
+
+
 def test_counting_everything_leaves_almost_no_gap(monkeypatch):
     letters, pairs = script.letter_problem(["ava", "zoe", "maria"] * 50)
-    monkeypatch.setattr(script, "PRIOR_COUNT", 1.0)
+    monkeypatch.setattr(script, "PRIOR_COUNT", 1e-9)
     assert script.counting_gap(letters, pairs) == pytest.approx(0.0, abs=1e-12)
-    assert script.counting_gap(letters, pairs[:20]) > 0.01
+    assert script.counting_gap(letters, pairs[-20:]) > 0.01
 
 
 # === THE OPTIMISERS ===
@@ -177,7 +211,7 @@ def test_adam_s_first_step_is_the_sign(seed, scale):
         assert row == pytest.approx([-math.copysign(0.1, g) for g in g_row], rel=1e-3)
 
 
-@pytest.mark.parametrize("name", ["Adam", "Muon"])
+@pytest.mark.parametrize("name", ["RMSProp", "Adam", "Muon"])
 def test_the_size_of_the_loss_does_not_matter(name):
     problem = small_pixels(random.Random(0))
 
@@ -185,7 +219,7 @@ def test_the_size_of_the_loss_does_not_matter(name):
         return [[1000.0 * g for g in row] for row in problem.gradient(w)]
 
     paths = [
-        script.train(name, 0.1, True, problem.shape, [gradient] * 8)
+        script.train(name, 0.1, "falling", problem.shape, [gradient] * 8)
         for gradient in (problem.gradient, larger)
     ]
     assert largest_difference(*paths) <= 1e-4 * largest(paths[0])
@@ -197,11 +231,11 @@ def test_who_cares_about_a_rotation(name):
     plain = small_pixels(random.Random(0))
     turned = small_pixels(random.Random(0), rotation=rotation)
     ends = [
-        script.train(name, 0.05, False, problem.shape, [problem.gradient] * 8)
+        script.train(name, 0.05, "constant", problem.shape, [problem.gradient] * 8)
         for problem in (plain, turned)
     ]
     difference = largest_difference(script.matmul(ends[0], rotation), ends[1])
-    if name == "Adam":
+    if name in ("RMSProp", "Adam"):
         assert difference > 0.01 * largest(ends[0])
     else:
         assert difference <= 1e-9 * largest(ends[0])
@@ -250,10 +284,22 @@ def test_no_gradient_at_all_moves_nothing():
 def test_a_diverging_rate_loses_and_an_edge_is_noticed():
     problem = small_pixels(random.Random(0))
     steps = [problem.gradient] * 30
-    for rates, on_edge in (((0.2, 0.5, 1e200), False), ((0.01, 0.1, 1e200), False)):
-        best = script.best_rate("SGD", rates, False, problem, steps)
-        assert (best.rate, best.on_edge) == (rates[1], on_edge)
-    assert script.best_rate("SGD", (0.01, 0.1), False, problem, steps).on_edge
+    for row, on_edge in (((0.2, 0.5, 1e200), False), ((0.01, 0.1), True)):
+        rates = (row, (0.01, 0.02, 0.04))
+        constant, falling = script.best_rates("SGD", rates, problem, steps)
+        assert (constant.rate, constant.on_edge) == (row[1], on_edge)
+        assert (falling.rate, falling.on_edge) == (0.04, True)
+        assert script.better([constant, falling]) is constant
+        w = script.train("SGD", 0.04, "falling", problem.shape, steps)
+        zeros = [[0.0] * 5] * 3
+        assert falling.gap == problem.gap(w) / problem.gap(zeros)
+
+
+def test_every_optimiser_has_both_schedules():
+    for by_name in script.RATES.values():
+        for rates in by_name.values():
+            assert len(rates) == len(script.SCHEDULES) == 2
+            assert all([len(row) >= 3 and list(row) == sorted(row) for row in rates])
 
 
 def test_the_decay_runs_from_one_to_the_last_step():

@@ -26,13 +26,14 @@ def close(ours, theirs, tolerance):
     assert (ours - theirs).abs().max() <= tolerance * theirs.abs().max()
 
 
-@pytest.mark.parametrize("name", ["SGD", "momentum", "Adam"])
+@pytest.mark.parametrize("name", ["SGD", "momentum", "RMSProp", "Adam"])
 def test_fifty_steps(name):
     ours = script.Tensor([[0.5, -1.0, 2.0], [0.0, 1.0, -0.1]])
     theirs = torch.tensor(ours.data, dtype=torch.float64, requires_grad=True)
     optimizer = script.make_optimizer(name, ours)
-    if name == "Adam":
-        reference = torch.optim.Adam([theirs], lr=0.1)
+    if name in ("RMSProp", "Adam"):
+        betas = (0.9 if name == "Adam" else 0.0, 0.999)
+        reference = torch.optim.Adam([theirs], lr=0.1, betas=betas)
     else:
         reference = torch.optim.SGD([theirs], lr=0.1, momentum=0.9 if name == "momentum" else 0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(reference, lambda t: script.linear_decay(t, 50))
@@ -42,6 +43,20 @@ def test_fifty_steps(name):
         reference.step()
         schedule.step()
         close(ours.data, theirs.detach(), 1e-12)
+
+
+def test_rmsprop_is_torch_s_with_bias_correction():
+    """torch's RMSProp starts its mean at 0 without a correction: a larger rate in each step."""
+    ours = script.Tensor([[0.5, -1.0, 2.0], [0.0, 1.0, -0.1]])
+    theirs = torch.tensor(ours.data, dtype=torch.float64, requires_grad=True)
+    optimizer = script.make_optimizer("RMSProp", ours)
+    reference = torch.optim.RMSprop([theirs], lr=0.1, alpha=0.999, eps=0.0)
+    for step, grad in enumerate(gradients(2, 3, 20, seed=2), 1):
+        ours.grad, theirs.grad = grad, torch.tensor(grad, dtype=torch.float64)
+        optimizer.step(0.1)
+        reference.param_groups[0]["lr"] = 0.1 * (1 - 0.999**step) ** 0.5
+        reference.step()
+        close(ours.data, theirs.detach(), 1e-6)  # ours adds eps
 
 
 @pytest.mark.parametrize("shape", [(4, 6), (6, 4), (5, 5)])
