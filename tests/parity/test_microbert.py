@@ -49,7 +49,7 @@ def torch_logits(weights: dict[str, torch.Tensor], text: str, sees_right: bool) 
     x = x + F.linear(found.transpose(0, 1).reshape(length, -1), weights["attention_out"])
     h = F.rms_norm(x, (width,), eps=1e-5)
     x = x + F.linear(F.relu(F.linear(h, weights["mlp_in"])), weights["mlp_out"])
-    x = F.linear(F.rms_norm(x, (width,), eps=1e-5), weights["head"])
+    x = F.linear(F.rms_norm(x, (width,), eps=1e-5), weights["output"])
     return x[ids == script.SYMBOLS.index("_")]
 
 
