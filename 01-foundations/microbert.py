@@ -80,7 +80,6 @@ MAX_DISTANCE = 15  # rows, from the first letter of a name of 15 letters to its 
 # [results: seed_42.left].
 HEAD_START = 5.0
 DISTANCES = (-1, 1, -2, 2)
-ALL_DISTANCES = range(-MAX_DISTANCE, MAX_DISTANCE + 1)
 # What the tables read: letters before the blank and after it, from vague to exact.
 COUNT_WINDOWS = {
     "count_0": [(0, 0)],
@@ -103,11 +102,11 @@ EXAMPLES = ("ma_", "ma_k", "ma_y", "ma_ia", "ma_thew")
 # A question is a text with blanks and the letters that were there. Why hide letters at all? A
 # GPT guesses letter i + 1 in row i and never looks ahead. A network that reads both sides would
 # find that letter in its input and learn to copy it. So the letter is taken out of the input and
-# the network is asked for it. With M the set of blanks of a name, and c_i its letter in row i,
+# the network is asked for it. With M the set of blanks of a name and x_i its letter in row i,
 #
-#     loss = - mean over i in M of log p(c_i | all c_j with j not in M)
+#     loss = - mean over i in M of log p(x_i | all x_j with j not in M)
 #
-# where the network that reads only the left is given those c_j with j < i. To hide a letter from
+# where the network that reads only the left is given those x_j with j < i. To hide a letter from
 # its own row only would do in our one block. In a network of two its neighbours would read it in
 # the first block and hand it back in the second. Nor is it two networks, one for each direction,
 # trained apart and joined at the end: that was ELMo. Here one head may weigh left against right.
@@ -125,9 +124,11 @@ def hide_letters(name: str, rate: float, rng: random.Random) -> tuple[str, list[
     ('ma__e', [17, 8])
     """
     places = [place for place in range(len(name)) if rng.random() < rate]
-    places = places or [rng.randrange(len(name))]
-    text = "".join(["_" if place in set(places) else c for place, c in enumerate(name)])
-    return text, [LETTERS.index(name[place]) for place in places]
+    text = list(name)
+    for place in places or [rng.randrange(len(name))]:
+        text[place] = "_"
+    targets = [LETTERS.index(old) for old, new in zip(name, text) if new == "_"]
+    return "".join(text), targets
 
 
 # === THE ENCODER: FROM A TEXT WITH BLANKS TO LOGITS ===
@@ -240,16 +241,14 @@ class Encoder:
         self.query = matrix(WIDTH, WIDTH, usual)
         self.key = matrix(WIDTH, WIDTH, usual)
         self.value = matrix(WIDTH, WIDTH, usual)
-        # One row for each head: HEAD_START at its neighbour, 0 at all other distances. This gives
-        # the networks "read the neighbours" instead of letting them find it. Without it they end
+        # One row for each head: HEAD_START at its neighbour, 0 at all other distances. So "read
+        # the neighbours" is given and need not be found. Without this start the networks end
         # at NOHB [results: no_head_start.both] (both sides) and NOHL [results: no_head_start.left]
         # (left only): the right side helps then too, by less.
-        self.distance_bias = Tensor(
-            [
-                [HEAD_START if distance == neighbour else 0.0 for distance in ALL_DISTANCES]
-                for neighbour in DISTANCES
-            ]
-        )
+        bias = [[0.0] * (2 * MAX_DISTANCE + 1) for _ in DISTANCES]
+        for row, neighbour in zip(bias, DISTANCES):
+            row[neighbour + MAX_DISTANCE] = HEAD_START
+        self.distance_bias = Tensor(bias)
         # What attention and the MLP add is zero at first: training starts from the plainest
         # network, in which all blanks get the same logits, and adds to it.
         self.attention_out = matrix(WIDTH, WIDTH, 0.0)
@@ -464,8 +463,8 @@ def fill_by_counting(table: NeighbourTable, texts: Sequence[str]) -> list[list[f
 # === MEASURING ===
 
 # Tables and networks are asked the same questions. In the easy test each letter of a held-out name
-# is hidden alone; in the hard test each letter is hidden with probability 1/2. The fillers that read
-# both sides also see where the name ends.
+# is hidden alone; in the hard test about half of its letters are hidden at once. The fillers that
+# read both sides also see where the name ends.
 
 Question = tuple[str, Sequence[int]]  # a text with blanks, and the letters that were hidden
 
@@ -515,8 +514,7 @@ def main() -> dict[str, object]:
         fillers[key] = partial(fill_by_counting, NeighbourTable(training, windows))
     encoders = {}
     for key, sees_right in (("left", False), ("both", True)):
-        # The same first numbers, the same names in the same order, the same letters hidden: both
-        # the network and its training start from SEED again.
+        # The same first numbers, the same names in the same order, the same letters hidden.
         print(f"\nTraining the encoder that reads {'both sides' if sees_right else 'the left'}")
         encoders[key] = Encoder(sees_right, random.Random(SEED))
         start = time.perf_counter()
@@ -579,7 +577,7 @@ def report_results(results: dict[str, tuple[float, float, float]]) -> None:
     for key, (nats, right, half) in results.items():
         print(f"{TITLES[key]:<27}{nats:>7.3f}{right:>15.1%}{half:>19.3f}")
     if results["left"][0] > results["count_1"][0]:
-        print("So briefly trained, the left-only encoder is behind counts of one letter before.")
+        print("The left-only encoder is still behind the counts of one letter before.")
 
 
 def compare_on_sample(
@@ -635,19 +633,15 @@ def report_conclusion(numbers: dict[str, float], sample_nats: dict[str, float]) 
         print("the tries do not bring most of it.")
     difference = numbers["both"] - numbers["count_both"]
     if difference > 0.0:
-        print(
-            f"A table of one letter on each side is {difference:.2f} nats better than the encoder,"
-        )
-        print("which reads all letters: names are local, and it has trained for a short time.")
+        print(f"A table of one letter on each side is {difference:.2f} nats better than the")
+        print("encoder, which reads all letters: names are local, and it trains for a short time.")
     else:
-        print(
-            f"The encoder is {-difference:.2f} nats better than a table of one letter on each side."
-        )
+        print(f"The encoder is {-difference:.2f} nats better than counts of one on each side.")
     best = min(sample_nats, key=lambda key: sample_nats[key])
     print(f"The best on the sample: {TITLES[best]} ({sample_nats[best]:.2f} nats).")
     if best == "count_left_candidates":
-        print("By Bayes' rule it uses two letters on each side of the blank, and no table")
-        print("of four neighbours has to be filled: each guess needs counts of two only.")
+        print("By Bayes' rule it uses two letters on each side of the blank, but counts only")
+        print("three letters in a row: no table of four neighbours has to be filled.")
 
 
 # === APPENDIX: ATTENTION WITH DISTANCES, AND ITS GRADIENT ===

@@ -124,7 +124,6 @@ VARIANTS = {
         "hide_letters": insert_blanks,
         "hide_each_alone": insert_each_alone,
         "MAX_DISTANCE": 40,
-        "ALL_DISTANCES": range(-40, 41),
     },
     "left_factor": {"fill_by_candidates": only_the_left_factor},
     "positions": {"Encoder": encoder_with_positions()},
@@ -295,7 +294,7 @@ def test_a_bias_gradient_that_forgets_the_softmax_is_noticed(monkeypatch):
 
     def raw(*inputs):
         *gradients, d_bias = right(*inputs)
-        weights, d_output, v = inputs[6], inputs[7], inputs[2]
+        v, weights, d_output = inputs[2], inputs[6], inputs[7]
         d_bias = [0.0] * len(d_bias)
         for w_row, d_row, blank, (first, stop) in zip(weights, d_output, BLANKS, SPANS):
             for j in range(first, stop):
