@@ -68,7 +68,7 @@ from pathlib import Path
 SEED = 42
 NUM_TRAIN = 4000  # names to learn from
 NUM_HELD_OUT = 1000  # names for the test
-NUM_SCORED = 80  # of these: names in which every candidate is scored (slow)
+NUM_SCORED = 60  # of these: names in which every candidate is scored (slow)
 HIDE_RATE = 0.5  # chance of a letter to be hidden in training; see TRAINING
 WIDTH = 16  # entries of a vector
 MLP_WIDTH = 32
@@ -634,7 +634,7 @@ def report_conclusion(numbers: dict[str, float], sample_nats: dict[str, float]) 
     difference = numbers["both"] - numbers["count_both"]
     if difference > 0.0:
         print(f"A table of one letter on each side is {difference:.2f} nats better than the")
-        print("encoder, which reads all letters: names are local, and it trains for a short time.")
+        print("encoder, which reads all letters: names are local, and its training is short.")
     else:
         print(f"The encoder is {-difference:.2f} nats better than counts of one on each side.")
     best = min(sample_nats, key=lambda key: sample_nats[key])
@@ -669,23 +669,21 @@ def distance_attention(
         for q_h, k_h, v_h, bias_h in zip(q_heads, k_heads, v_heads, bias.data)
     ]
 
-    # The bias changes the weights. Once these are given, the gradients of q, k and v are those of
-    # plain attention.
     def pass_back(d_out: list[list[float]]) -> tuple:
         readers: list[list[int]] = [[] for _ in k.data]  # readers[j]: which blanks read row j
-        for i, (first, stop) in enumerate(spans):
+        for b, (first, stop) in enumerate(spans):
             for j in range(first, stop):
-                readers[j].append(i)
-        d_q, d_k, d_v, d_bias = zip(
-            *[
+                readers[j].append(b)
+        gradients = []
+        for q_h, k_h, v_h, (_, weights), d_h in zip(
+            q_heads, k_heads, v_heads, heads, split_heads(d_out, num_heads)
+        ):
+            gradients.append(
                 distance_attention_head_backward(
                     q_h, k_h, v_h, blanks, spans, readers, weights, d_h
                 )
-                for q_h, k_h, v_h, (_, weights), d_h in zip(
-                    q_heads, k_heads, v_heads, heads, split_heads(d_out, num_heads)
-                )
-            ]
-        )
+            )
+        d_q, d_k, d_v, d_bias = zip(*gradients)
         return join_heads(d_q), join_heads(d_k), join_heads(d_v), list(d_bias)
 
     return Tensor(join_heads([output for output, _ in heads]), (q, k, v, bias), pass_back)
@@ -723,17 +721,19 @@ def distance_attention_head_backward(
         d_scaled.append([d * scale for d in d_scores])
         d_q.append([dot(d_scaled[-1], column[first:stop]) for column in key_columns])
     d_k, d_v = [], []
-    for j, numbers in enumerate(readers):
+    for j, readers_j in enumerate(readers):
         # A row that no blank reads has no columns to run over: its gradient is zero.
-        if not numbers:
+        if not readers_j:
             d_k.append([0.0] * len(q[0]))
             d_v.append([0.0] * len(v[0]))
             continue
-        places = [j - spans[b][0] for b in numbers]
-        d_score_column = [d_scaled[b][place] for b, place in zip(numbers, places)]
-        weight_column = [weights[b][place] for b, place in zip(numbers, places)]
-        d_k.append([dot(d_score_column, column) for column in zip(*[q[b] for b in numbers])])
-        d_v.append([dot(weight_column, column) for column in zip(*[d_output[b] for b in numbers])])
+        places = [j - spans[b][0] for b in readers_j]
+        d_score_column = [d_scaled[b][place] for b, place in zip(readers_j, places)]
+        weight_column = [weights[b][place] for b, place in zip(readers_j, places)]
+        q_columns = zip(*[q[b] for b in readers_j])
+        d_columns = zip(*[d_output[b] for b in readers_j])
+        d_k.append([dot(d_score_column, column) for column in q_columns])
+        d_v.append([dot(weight_column, column) for column in d_columns])
     return d_q, d_k, d_v, d_bias
 
 
