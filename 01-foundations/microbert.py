@@ -227,8 +227,8 @@ def distance_attention_head(
 class Encoder:
     """A transformer encoder of one block: 3,036 numbers, whether it sees the right side or not.
 
-    Like many newer networks and unlike BERT it has no biases in its linear layers; the norms have no
-    gains, ReLU stands for GELU, and the output matrix is not tied to the embeddings.
+    Unlike BERT, and like many newer networks, it has no biases in its linear layers. The norms have
+    no gains, ReLU stands for GELU, and the output matrix is not tied to the embeddings.
     """
 
     def __init__(self, sees_right: bool, rng: random.Random) -> None:
@@ -242,9 +242,9 @@ class Encoder:
         self.key = matrix(WIDTH, WIDTH, usual)
         self.value = matrix(WIDTH, WIDTH, usual)
         # One row for each head: HEAD_START at its neighbour, 0 at all other distances. So "read
-        # the neighbours" is given and need not be found. Without it both sides end at 2.371
-        # [results: no_head_start.both] and the left at 2.521 [results: no_head_start.left]: the
-        # right side helps then too, by less.
+        # the neighbours" is given and need not be found. Without this the networks end at 2.371
+        # [results: no_head_start.both] (both sides) and 2.521 [results: no_head_start.left] (left
+        # only): the right side helps then too, by less.
         bias = [[0.0] * (2 * MAX_DISTANCE + 1) for _ in DISTANCES]
         for row, neighbour in zip(bias, DISTANCES):
             row[neighbour + MAX_DISTANCE] = HEAD_START
