@@ -95,8 +95,7 @@ BATCH_SIZE = 16  # names per step
 # at 2.267 [results: double_rate.both].
 LEARNING_RATE = 0.02
 WARM_UP_STEPS = 10  # Adam's first steps rest on few gradients and are as long as any other
-# One left side, several right sides.
-EXAMPLES = ("ma_", "ma_k", "ma_y", "ma_ia", "ma_ine")
+EXAMPLES = ("ma_", "ma_k", "ma_y", "ma_ia", "ma_ine")  # one left side, several right sides
 
 # === BLANKS ===
 
@@ -134,9 +133,8 @@ def hide_letters(name: str, rate: float, rng: random.Random) -> tuple[str, list[
 
 # === THE ENCODER: FROM A TEXT WITH BLANKS TO LOGITS ===
 
-# From here to the end of FILLING A BLANK the whole method can be read without a break. Whether a
-# network reads both sides or only the left is decided by the rows that each blank may read, its
-# span, and by nothing else:
+# Up to the end of FILLING A BLANK the whole method can be read without a break. Whether a network
+# reads both sides or only the left is decided by each blank's span, the rows that it may read:
 #
 #     row          0  1  2  3  4  5
 #     "ma_k"       .  m  a  _  k  .       the blank is row 3
@@ -221,8 +219,7 @@ def distance_attention_head(
 # distance_attention, in the appendix, runs this for four groups of columns (the heads), so that a
 # blank can fetch from four places, and holds the gradient. In PyTorch this step would be
 # scaled_dot_product_attention(q, k, v, attn_mask=bias), with the bias written out for each pair of
-# rows and -infinity where a row must not be read. linear, rms_norm and the other operations on
-# Tensors stand in the appendix too.
+# rows and -infinity where a row must not be read.
 
 
 class Encoder:
