@@ -40,7 +40,9 @@ def torch_logits(weights: dict[str, torch.Tensor], text: str, sees_right: bool) 
 
     places = torch.arange(length)
     distances = places[None, :] - places[:, None]
-    mask = weights["distance_bias"][:, distances + script.MAX_DISTANCE]
+    # From start mark to end mark a long name is one row further, but neither is a blank.
+    reach = script.MAX_DISTANCE
+    mask = weights["distance_bias"][:, distances.clamp(-reach, reach) + reach]
     if not sees_right:
         mask = mask.masked_fill(distances > 0, float("-inf"))
     x = F.rms_norm(F.embedding(ids, weights["token_embedding"]), (width,), eps=1e-5)
@@ -49,7 +51,7 @@ def torch_logits(weights: dict[str, torch.Tensor], text: str, sees_right: bool) 
     x = x + F.linear(found.transpose(0, 1).reshape(length, -1), weights["attention_out"])
     h = F.rms_norm(x, (width,), eps=1e-5)
     x = x + F.linear(F.relu(F.linear(h, weights["mlp_in"])), weights["mlp_out"])
-    x = F.linear(F.rms_norm(x, (width,), eps=1e-5), weights["head"])
+    x = F.linear(F.rms_norm(x, (width,), eps=1e-5), weights["output"])
     return x[ids == script.SYMBOLS.index("_")]
 
 
