@@ -432,8 +432,8 @@ def linear_guess(points: Matrix, levels: Sequence[float]) -> Matrix:
 #     78% [results: ddpm_trained.network_flow_few] by flow.
 #
 # Which levels are good depends on the data. An image of a million pixels can be recognised through
-# far more noise than a single point. So Stable Diffusion 3 shifts its levels towards t = 1, the more
-# the larger the image (`shift` in diffusers).
+# far more noise than a single point. So Stable Diffusion 3 shifts its levels towards t = 1, and
+# further for larger images (`shift` in diffusers).
 
 
 def mode_coverage(points: Sequence[Sequence[float]]) -> tuple[int, float]:
@@ -494,11 +494,10 @@ def near_after_jump(t: float, rng: random.Random) -> float:
 
 
 def draw_with_all(guesses: dict[str, Guess], noise: Matrix) -> dict[tuple, list[Matrix]]:
-    """The path for each (guess, sampler, number of guesses), all from the same noise [N][2]."""
-    fresh = SEED + 1  # and where the noise is renewed, from the same fresh noise
+    """All paths from one noise [N][2] (and, where it is renewed, with the same fresh noise)."""
     return {
         (name, sampler, n): draw_points(
-            guess, levels(n), noise, random.Random(fresh) if renews else None
+            guess, levels(n), noise, random.Random(SEED + 1) if renews else None
         )
         for name, guess in guesses.items()
         for sampler, (levels, renews) in SAMPLERS.items()
