@@ -142,8 +142,8 @@ def split_guess(points: Matrix, velocity: Matrix, t: float) -> tuple[Matrix, Mat
 
 # A multilayer perceptron, 22 -> 32 -> 32 -> 2. Such networks are slow to learn fine detail, and the
 # clusters are fine. So besides x and y it is given sines and cosines of them (Fourier features:
-# Tancik et al., 2020, arXiv:2006.10739), and t in the same way. Without the waves of x and y, only
-# 46% of the points come near a cluster by flow, 10 guesses [results: no_waves.network_flow_few].
+# Tancik et al., 2020, arXiv:2006.10739), and t in the same way. Without the waves of x and y, flow
+# brings only 46% [results: no_waves.network_flow_few] of the points near a cluster (10 guesses).
 
 Layers = list[tuple["Tensor", "Tensor"]]  # (weight, bias) of each
 
