@@ -213,6 +213,20 @@ def test_what_the_comments_say_of_ddpms_levels():
     assert sum(t > 0.9 for t in every) > 0.3 * len(every)  # DDPM draws levels near 1 more often
 
 
+def test_the_samplers_differ_in_one_thing_each():
+    assert [renews for _, renews in script.SAMPLERS.values()] == [True, False, False, False]
+    levels = [levels for levels, _ in script.SAMPLERS.values()]
+    assert levels[0] is levels[1]
+    # Only where the noise is renewed does the fresh noise matter.
+    noise = script.normal_noise(5, random.Random(0))
+    paths = script.draw_with_all({"linear": script.linear_guess}, noise)
+    plain = [path[-1] for (_, name, n), path in paths.items() if n == 10 and name == "DDIM"]
+    again = script.draw_points(script.linear_guess, script.ddpm_levels(10), noise, None)[-1]
+    assert plain == [again]
+    renewed = [path[-1] for (_, name, n), path in paths.items() if n == 10 and name == "DDPM"]
+    assert renewed != [again]
+
+
 # === THE BEST GUESS ===
 
 
@@ -371,6 +385,15 @@ def test_frozen_layers_answer_alike_and_keep_no_graph():
     guess = script.forward(script.frozen(layers), points, levels)
     assert guess.data == script.forward(layers, points, levels).data
     assert not guess.requires_grad and guess.parents == ()
+
+
+def test_the_learning_rate_falls_to_zero(monkeypatch):
+    small = load_script("microdiffusion")
+    monkeypatch.setattr(small, "NUM_STEPS", 4)
+    rates = []
+    monkeypatch.setattr(small.Adam, "step", lambda self, lr: rates.append(lr))
+    small.train(small.new_network(random.Random(0)), random.Random(1))
+    assert rates == pytest.approx([small.LEARNING_RATE * share for share in (1.0, 0.75, 0.5, 0.25)])
 
 
 def test_every_batch_has_levels_from_every_part():
