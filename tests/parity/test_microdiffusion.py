@@ -71,8 +71,8 @@ def test_guesses_loss_and_every_gradient(seed):
 
 def test_twenty_training_steps():
     layers, parameters, weights = both_networks(0)
-    ours = script.Adam(parameters, script.BETAS)
-    theirs = torch.optim.Adam(weights, lr=script.LEARNING_RATE, betas=script.BETAS)
+    ours = script.Adam(parameters, script.ADAM_BETAS)
+    theirs = torch.optim.Adam(weights, lr=script.LEARNING_RATE, betas=script.ADAM_BETAS)
     for step in range(20):
         points, levels, velocity = batch(step)
         loss = script.mse_loss(script.forward(layers, points, levels), velocity)
@@ -204,7 +204,7 @@ def test_adding_noise():
         close([[v * total for v in row] for row in ours], expected)
 
 
-# === THE BEST GUESS AND THE SCORES ===
+# === THE BEST GUESS AND THE MEASURES ===
 
 
 @pytest.mark.parametrize("t", [0.05, 0.3, 0.6, 1.0])
