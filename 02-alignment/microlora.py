@@ -254,7 +254,7 @@ def trainable_parameters(model: Transformer) -> list[Tensor]:
 
 
 def predict(model: Transformer, names: Sequence[str]) -> tuple[Tensor, list[int]]:
-    """Read names, all at once -> logits [N][27] for the N symbols that follow, and these."""
+    """Read names, all at once -> logits [N][27] for the N symbols that follow, and these symbols."""
     ids, positions, spans, targets = pack([encode(name) for name in names])
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -355,9 +355,8 @@ def fine_tune_lora(
 # its loss on the target kind would be 2.59 [results: shared_rate.lora_loss], and one would
 # conclude that rank 2 is too little.
 #
-# The cheapest rival is to do without the base: train a new model on the 64 names alone. If that
-# were as good, nothing would have been transferred. (The number of steps is not unfair to it. With
-# twice as many, and a rate tuned for them, it is hardly better.)
+# The cheapest rival is to do without the base: train a new model on the 64 names alone, with a rate
+# of its own. If that were as good, nothing would have been transferred.
 
 # === HOW MANY DIRECTIONS DOES FULL FINE-TUNING USE? ===
 

@@ -11,10 +11,11 @@
     python3 tools/bench.py --engine             our engine's speed beside a scalar one and PyTorch
     python3 tools/bench.py --tables             only rewrite the tables in the READMEs
 
-A record, results/<script>.json, belongs to one version of the script, one Python and one machine.
-While these stay, new parts join it; when one of them changes, the old parts are dropped. Every
-finished run is saved at once, so an interrupted measurement goes on where it stopped. Exit status:
-1 if a run failed, missed a bar of its test module, or was a broken twin that met its bar.
+A record, results/<script>.json, belongs to one version of the script's code, one Python and one
+machine; comments and docstrings do not count. While these stay, new parts join it; when one of them
+changes, the old parts are dropped. Every finished run is saved at once, so an interrupted
+measurement goes on where it stopped. Exit status: 1 if a run failed, missed a bar of its test
+module, or was a broken twin that met its bar.
 """
 
 from __future__ import annotations
