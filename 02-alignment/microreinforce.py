@@ -15,14 +15,14 @@ constant that could be subtracted; what is in the part that was taken away; and 
 learns to hold the pole in every run, from the same starts and with the same number of steps.
 
 In the code      In the papers      Meaning                                          Shape
-states           s_t                position, velocity, angle, angular velocity      T rows of 4
+states           s_t                position, velocity, angle, turning speed         T rows of 4
 actions          a_t                0: push left, 1: push right                      T
 rewards          r_t                1 for every step                                 T
 policy           pi_theta(a | s)    the network: from states to logits of actions    [T][2]
 total_return     R                  sum of all rewards of the episode                T times a number
 reward_to_go     G_t, R_t           sum of the rewards from step t on                T
-weights          r - b, Psi_t, A_t  what each action's log-probability is times      T
-score            e, grad log pi     sum over the episode of grad log pi(a_t | s_t)   114 numbers
+weights          r - b, Psi_t, A_t  what each grad log pi(a_t | s_t) is times        T
+score            e                  sum over the episode of grad log pi(a_t | s_t)   114 numbers
 
 What is left out: discounting (it makes the noise smaller still, but changes what is maximised); a
 learned baseline, that is a critic (microppo); the clip that lets one batch be used several times
@@ -67,10 +67,9 @@ NUM_SAMPLES = 600  # episodes to measure the noise of the gradient, and as many 
 
 # === THE TASK: A CART WITH A POLE ===
 
-# The equations of motion, as in CartPole-v1 of the library Gymnasium. Only this function knows them:
-# learning will never look inside. So the reward and the world need not be differentiable. The
-# floor: a policy that always pushes to the right holds the pole for some 9 steps. The ceiling is
-# the time limit.
+# The equations of motion, as in CartPole-v1 of the library Gymnasium. Learning never looks inside
+# this function, so neither the world nor the reward needs to be differentiable. A policy that
+# always pushes to the right holds the pole for some 9 steps. The ceiling is the time limit.
 
 GRAVITY = 9.8  # m/s^2
 TOTAL_MASS = 1.1  # kg; of this the pole has
@@ -120,7 +119,7 @@ class Policy:
 
         self.weight_in = matrix(HIDDEN, 4, 0.5)
         self.bias_in = Tensor([[0.0] * HIDDEN])
-        # Small weights here: logits near 0, so that at first both actions are almost equally likely.
+        # Small weights here give logits near 0: at first both actions are almost equally likely.
         self.weight_out = matrix(2, HIDDEN, 0.1)
         self.bias_out = Tensor([[0.0, 0.0]])
 
@@ -227,8 +226,8 @@ def policy_gradient_loss(
 ) -> Tensor:
     """-sum over all steps of weight * log pi(action | state): [1][1].
 
-    It is cross-entropy with the drawn actions as the targets, each counted by its weight. Its
-    gradient is what we want, its value means nothing: it need not fall while the policy gets better.
+    It is cross-entropy with the drawn actions as the targets, each counted by its weight. Only its
+    gradient means something. Its value need not fall while the policy gets better.
     In PyTorch: -(Categorical(logits=logits).log_prob(actions) * weights).sum().
     """
     states = [state for episode in episodes for state in episode.states]
@@ -263,10 +262,10 @@ def step_weights(episodes: Sequence[Episode], credit: Credit, subtract_mean: boo
     if subtract_mean:
         mean = sum(weights) / len(weights)
         weights = [weight - mean for weight in weights]
-    # Returns grow from 20 to 500 in a training. Adam takes steps of one size only if its gradients
-    # keep their size, so every batch is scaled, in all arms alike. (Libraries divide by the standard
-    # deviation. That would subtract a mean through the back door.) Where all weights are 0, because
-    # all eight episodes reached the time limit, they stay 0.
+    # Returns grow from 20 to 500 in a training. Adam's steps keep their size only if its gradients
+    # do, so every batch is scaled, in all arms alike. Libraries divide by the standard deviation
+    # after subtracting the mean, which is the same. Total return minus the mean is 0 everywhere if
+    # all eight episodes reach the time limit: nothing to learn, and nothing to divide by.
     size = math.sqrt(dot(weights, weights) / len(weights))
     return [weight / size for weight in weights] if size > 0.0 else weights
 
@@ -373,8 +372,8 @@ MEAN = "the mean of reward-to-go"  # reward-to-go minus (reward-to-go - mean)
 
 # === THE RUN ===
 
-# The four weights start from the same networks and the same first episodes. One training says
-# little: with the total return one of them may be lucky. So there are several, and the worst counts.
+# All four weights start from the same networks and the same first episodes. One training says
+# little, since it may be lucky. So there are several for each weight, and the worst is shown too.
 
 
 def mean_return(episodes: Sequence[Episode]) -> float:
@@ -411,10 +410,12 @@ def main() -> dict[str, object]:
 
     floor = mean_return(play(untrained, NUM_SAMPLES, rng))
     report_returns(returns, floor)
-    best = policies["reward-to-go - mean"][0]
-    report_maps({"untrained": untrained, "reward-to-go - mean": best})
-    film = {"untrained": untrained, "reward-to-go - mean": best}
-    report_film(film)
+    worst = {
+        f"{arm} (worst)": policies[arm][returns[arm].index(min(returns[arm]))]
+        for arm in ("total return", "reward-to-go - mean")
+    }
+    report_maps({"untrained": untrained, **worst})
+    report_film(worst)
     means = {arm: sum(values) / len(values) for arm, values in returns.items()}
     headline = {
         "return_total": means["total return"],
@@ -459,7 +460,7 @@ def print_curve(arm: str, history: Sequence[tuple[int, float]], returns: Sequenc
     values = []
     for column in range(columns):
         reached = (column + 1) * TRAINING_STEPS / columns
-        values.append(next(value for steps, value in history if steps >= reached))
+        values.append(next(value for steps, value in history if steps >= reached))  # that batch
     curve = sparkline([0.0, MAX_STEPS, *values])[2:]  # so that all lines have one scale
     name = arm if len(returns) == 1 else ""
     print(f"{name:<20}  |{curve}|{returns[-1]:6.0f} steps", flush=True)
@@ -478,31 +479,31 @@ def report_returns(returns: dict[str, list[float]], floor: float) -> None:
 
 def report_maps(policies: dict[str, Policy]) -> None:
     """The probability of pushing right, by angle (across) and turning speed (upwards)."""
-    print("\nProbability of a push to the right (blank 0, @ 1), cart at rest in the middle.")
-    print("Across: the pole's angle from -12 to 12 degrees; upwards: turning left to right.")
+    print("\nProbability of a push to the right (blank 0, @ 1), the cart resting in the middle.")
+    print("Across: the pole leans left ... right. Upwards: it turns to the left ... to the right.")
     pictures = []
     for policy in policies.values():
         rows = []
         for line in range(7):
             turning = 1.5 - 0.5 * line
-            states = [(0.0, 0.0, MAX_ANGLE * (k - 6) / 6, turning) for k in range(13)]
+            states = [(0.0, 0.0, MAX_ANGLE * (k - 5) / 5, turning) for k in range(11)]
             rows.append([softmax_row(row)[1] for row in policy.forward(states).data])
         pictures.append(shade(rows))
-    for row in ([f"{name:<26}" for name in policies], *zip(*pictures)):
-        print("    ".join(row).rstrip())
+    for row in (policies, *zip(*pictures)):
+        print("".join([f"{text:<27}" for text in row]).rstrip())
 
 
 def draw_frame(state: State) -> str:
-    """The track from above the cart's range, the cart, and the pole's lean.
+    """The cart on its track, its pole (upright or leaning), and the pole's angle in degrees.
 
     >>> draw_frame((0.0, 0.0, 0.1, 0.0))
-    '|------------[/]------------|'
+    '|----------[/]----------|  +6'
     """
     position, _, angle, _ = state
     pole = "|" if abs(angle) < MAX_ANGLE / 4 else "/" if angle > 0.0 else "\\"
-    place = round((position / MAX_POSITION + 1.0) * 12)
-    place = min(max(place, 0), 24)
-    return "|" + "-" * place + f"[{pole}]" + "-" * (24 - place) + "|"
+    place = min(max(round((position / MAX_POSITION + 1.0) * 10), 0), 20)
+    track = "-" * place + f"[{pole}]" + "-" * (20 - place)
+    return f"|{track}|{round(math.degrees(angle)):+4d}"
 
 
 def report_film(policies: dict[str, Policy]) -> None:
@@ -516,11 +517,11 @@ def report_film(policies: dict[str, Policy]) -> None:
         for k in range(10):
             step = round(k * (len(states) - 1) / 9)
             strip.append(f"{step * SECONDS:5.2f} s {draw_frame(states[step])}")
-        strip.append(f"{'falls' if fallen else 'still up'} after {len(episode.rewards)} steps")
+        strip.append(f"{'lost' if fallen else 'still up'} after {len(episode.rewards)} steps")
         strips.append(strip)
-    print("\nOne episode of each, from the same start")
-    for row in ([f"{name}" for name in policies], *zip(*strips)):
-        print("".join([f"{text:<40}" for text in row]).rstrip())
+    print("\nOne episode of each from the same start: time, cart and pole, angle in degrees")
+    for row in (policies, *zip(*strips)):
+        print("".join([f"{text:<41}" for text in row]).rstrip())
 
 
 def report_conclusion(
@@ -529,6 +530,21 @@ def report_conclusion(
     noise: dict[str, tuple[float, float, float]],
 ) -> None:
     """Say in words what the run has shown, whatever it has shown."""
+    ratio = headline["noise_ratio"]
+    print("\nAt one fixed policy, the noise of the gradient:")
+    print(f"  total return / (reward-to-go - mean) = {ratio:.1f}")
+    if abs(headline["past_signal"]) < 0.2 and abs(noise[MEAN][2]) < 0.2 * noise[MEAN][1]:
+        print("  What was taken away held no signal: four weights, one expectation.")
+    left = noise["reward-to-go - best constant"][1] / noise["reward-to-go - mean"][1]
+    print(f"  The best of all constants would leave {left:.0%} of what the mean leaves.")
+    total, total_mean = headline["return_total"], headline["return_total_mean"]
+    print(
+        f"In training, total return ends at {total:.0f} steps, minus its mean at {total_mean:.0f}."
+    )
+    if total_mean > total + 50.0:
+        print("  One subtraction made this difference.")
+    alone, both = min(returns["reward-to-go"]), min(returns["reward-to-go - mean"])
+    print(f"  Worst training: reward-to-go {alone:.0f}, reward-to-go - mean {both:.0f}.")
 
 
 # === APPENDIX: ENGINE (common/engine.py; microautograd.py derives it) ===

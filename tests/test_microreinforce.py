@@ -390,14 +390,14 @@ def test_no_constant_is_better_than_the_best(rows, other):
     assert script.covariance(least, least) <= script.covariance(more, more) + 1e-6
 
 
-def test_in_the_small_world_the_mean_is_less_noisy_than_nothing_and_the_best_less_than_the_mean():
+def test_the_mean_is_less_noisy_than_nothing_and_the_best_constant_than_the_mean():
     policy = script.Policy(random.Random(5))
     noise = original.measure_noise(policy, random.Random(6))
     for name in ("total return", "reward-to-go"):
         plain, mean, best = [noise[name + end][1] for end in ("", " - mean", " - best constant")]
         assert plain > 1.3 * mean and mean >= best
     parts = noise[script.PAST], noise[script.MEAN]
-    assert all([variance > 5000 for _, variance, _ in parts])
+    assert all([variance > 1000 for _, variance, _ in parts])
 
 
 def no_signal_lost(rewards):
