@@ -19,7 +19,7 @@ states           s_t                position, velocity, angle, turning speed    
 actions          a_t                0: push left, 1: push right                      T
 rewards          r_t                1 for every step                                 T
 policy           pi_theta(a | s)    the network: from states to logits of actions    [T][2]
-total_return     R                  sum of all rewards of the episode                T times a number
+total_return     R                  sum of all rewards of the episode                T, all equal
 reward_to_go     G_t, R_t           sum of the rewards from step t on                T
 weights          r - b, Psi_t, A_t  what each grad log pi(a_t | s_t) is times        T
 score            e                  sum over the episode of grad log pi(a_t | s_t)   114 numbers
@@ -60,10 +60,10 @@ HIDDEN = 16  # units of the network: 114 numbers in all
 BATCH_EPISODES = 8  # episodes for each update
 TRAINING_STEPS = 30_000  # of the cart in one training; then no new batch is begun
 LEARNING_RATE = 0.03
-BETAS = (0.9, 0.99)  # Adam's; 0.999 would remember longer than a training of some 20 to 90 updates
+BETAS = (0.9, 0.99)  # Adam's; a training has only some 15 to 90 updates
 NUM_RUNS = 4  # trainings for each of the four weights, each from another network
 NUM_TEST = 20  # fresh episodes after each training
-NUM_SAMPLES = 600  # episodes to measure the noise of the gradient, and as many for the means
+NUM_SAMPLES = 600  # episodes to measure the noise by, and as many for the means
 
 # === THE TASK: A CART WITH A POLE ===
 
@@ -169,38 +169,40 @@ def play(policy: Policy, num_episodes: int, rng: random.Random) -> list[Episode]
 
 # === THE GRADIENT, FROM ACTIONS THAT WERE DRAWN ===
 
-# We want more return R in the mean, J = E[R]. The gradient seems to need the slope of the world,
-# which we do not have. But an episode's probability is a product, and its logarithm a sum:
+# We want a higher return R in the mean: J = E[R]. To climb, we need the gradient of J. It seems to
+# ask for the slope of the world, which nobody knows. But the weights of the network only decide how
+# likely an episode is, and an episode's probability p is a product:
 #
 #     p(episode) = p(s_0) * product over t of pi(a_t | s_t) * P(s_t+1 | s_t, a_t)
-#     grad J = sum over episodes of R grad p = sum of p R grad log p = E[R grad log p]
+#     grad J = sum over all episodes of R grad p = sum of p R grad log p = E[R grad log p]
 #            = E[R * sum over t of grad log pi(a_t | s_t)]
 #
-# since grad p = p grad log p (the log-derivative trick), and since of the factors of p only pi
-# holds the network's weights: the world drops out. So play, and average. Williams (1992) writes
-# the update as alpha (r - b) e, with e = grad log pi: the weight r - b has a baseline b already.
+# The second step is grad p = p grad log p (the log-derivative trick). In the last one, log p is a
+# sum, and of its terms only log pi holds the network's weights: the world drops out. An expectation
+# can be estimated: play, and average. Williams (1992) writes the update as alpha (r - b) e, with e
+# for grad log pi. So the first paper already has a baseline b.
 #
-# Why may one subtract something? Because the score has expectation zero, at every state:
+# Why may one subtract something? Because grad log pi has expectation zero, at every state:
 #
 #     E[grad log pi(a | s)] = sum over a of pi(a | s) grad log pi(a | s)
 #                           = sum over a of grad pi(a | s) = grad 1 = 0
 #
-# Whatever is known before the action is drawn may therefore be added to its weight, or taken away:
-# it is times zero, in expectation. That gives two ways to less noise, and both are free:
+# A number that is fixed before the action is drawn is a constant in this sum. It may be added to
+# the action's weight or taken away: in expectation it is multiplied by zero. So we may do this:
 #
-#     reward-to-go   rewards of the past are known before the action: leave them out (causality)
-#     baseline       so is any constant, and any function of the state: subtract one
+#     reward-to-go   the rewards of the past are fixed before the action: leave them out (causality)
+#     baseline       subtract a constant, or any function of the state
 #
-# What this is good for can be seen in numbers. One decision; left returns 10 and right returns 12,
-# so right is better by 2. The policy has one logit z and chooses right with sigmoid(z) = 0.5. The
-# slope of log pi to z is then +0.5 for right and -0.5 for left:
+# What this is good for can be seen in numbers. One decision; left returns 10 and right returns 12.
+# The policy has one logit z and chooses right with probability sigmoid(z) = 0.5. The slope of
+# log pi in z is then +0.5 for right and -0.5 for left.
 #
 #     weight          if left was drawn       if right was drawn       mean     variance
 #     return           10 * -0.5 = -5          12 * 0.5 = +6            0.5      30.25
 #     return - 11      -1 * -0.5 = +0.5         1 * 0.5 = +0.5          0.5       0
 #
-# The first row makes more likely whatever was drawn. Only because right is pushed a little harder
-# does it win, in the long run. In the second row each single draw already knows the direction.
+# In the first row, whatever was drawn becomes more likely. Right wins only because it is pushed a
+# little harder, and only after many draws. In the second row each single draw points the right way.
 
 
 def total_return(rewards: Sequence[float]) -> list[float]:
@@ -239,8 +241,9 @@ def policy_gradient_loss(
 
 # === TRAINING ===
 
-# A training plays eight episodes, takes one step along the gradient, throws them away and plays the
-# next eight with the changed policy: the derivation holds for actions drawn by the policy itself.
+# Play eight episodes, take one step along the gradient, throw the episodes away, and play the
+# next eight with the changed policy. They cannot be used twice as they are: the expectation above
+# is over actions that the policy draws as it is now (on-policy). microppo uses a batch more often.
 
 Credit = Callable[[Sequence[float]], list[float]]  # rewards of an episode -> a weight for each step
 
@@ -255,17 +258,18 @@ ARMS: dict[str, tuple[Credit, bool]] = {  # True: the mean over all steps of the
 def step_weights(episodes: Sequence[Episode], credit: Credit, subtract_mean: bool) -> list[float]:
     """One weight for every step of the batch, with a root mean square of 1.
 
-    The batch's mean holds the very action that it judges, so it is not quite known before; this
-    shortens the gradient by about 1/8. (Leave-one-out means, as in RLOO, avoid it.)
+    The mean is the batch's own, as in most code: (a - a.mean()) / a.std(). It holds the return of
+    the very episode that it judges, so it is not quite fixed before, and the gradient comes out a
+    little too short. (Means that leave this episode out avoid it: RLOO, in microgrpo.)
     """
     weights = [weight for episode in episodes for weight in credit(episode.rewards)]
     if subtract_mean:
         mean = sum(weights) / len(weights)
         weights = [weight - mean for weight in weights]
     # Returns grow from 20 to 500 in a training. Adam's steps keep their size only if its gradients
-    # do, so every batch is scaled, in all arms alike. Libraries divide by the standard deviation
-    # after subtracting the mean, which is the same. Total return minus the mean is 0 everywhere if
-    # all eight episodes reach the time limit: nothing to learn, and nothing to divide by.
+    # do, so every batch is scaled, in all arms alike. After subtracting the mean, this is dividing
+    # by the standard deviation. If all eight episodes reach the time limit, total return minus its
+    # mean is 0 everywhere: the batch teaches nothing, and there is nothing to divide by.
     size = math.sqrt(dot(weights, weights) / len(weights))
     return [weight / size for weight in weights] if size > 0.0 else weights
 
@@ -291,18 +295,19 @@ def train(policy: Policy, arm: str, rng: random.Random) -> list[tuple[int, float
 # === MEASURING THE NOISE ===
 
 # Which weight is less noisy? The gradients of two trainings cannot be compared: they belong to
-# different policies. So one policy is held fixed, the untrained one, and 600 episodes each give
-# their own gradient. Their variance is the noise, summed over all 114 numbers. The squared length
-# of their mean is the signal; a smaller variance is worth nothing if the signal shrinks with it (as
-# it would if all rewards were divided by ten). With the score S of an episode and a baseline b
+# different policies. So one policy is held fixed, the untrained one, and each of 600 episodes gives
+# a gradient of its own. Their variance, summed over all 114 numbers, is the noise. The squared
+# length of their mean is the signal. It must be looked at too: divide all rewards by ten, and the
+# noise falls to a hundredth, but so does the signal. With a constant b subtracted,
 #
-#     gradient with weights w_t - b  =  sum over t of (w_t - b) grad log pi  =  A - b S
+#     sum over t of (w_t - b) grad log pi  =  A - b S        S: the score, the sum of grad log pi
 #
-# so the variance is a parabola in b, and the best of all constants is where it is least:
-# b = covariance(A, S) / variance(S) (Weaver & Tao 2001; Greensmith et al. 2004). That is the limit
-# which the mean, chosen without any such thought, can be held against.
+# so the noise is a parabola in b. It is least at b = covariance(A, S) / variance(S), the best of
+# all constants (Weaver & Tao 2001; Greensmith et al. 2004): the limit for any mean.
 
 Vectors = list[list[float]]  # one gradient of 114 numbers for each episode
+PAST = "the rewards of the past"  # total return minus reward-to-go
+MEAN = "the mean of reward-to-go"  # reward-to-go minus (reward-to-go - mean)
 
 
 def episode_gradients(policy: Policy, episodes: Sequence[Episode], credit: Credit) -> Vectors:
@@ -366,9 +371,6 @@ def measure_noise(policy: Policy, rng: random.Random) -> dict[str, tuple[float, 
         for name, rows in gradients.items()
     }
 
-
-PAST = "the rewards of the past"  # total return minus reward-to-go
-MEAN = "the mean of reward-to-go"  # reward-to-go minus (reward-to-go - mean)
 
 # === THE RUN ===
 
@@ -479,8 +481,8 @@ def report_returns(returns: dict[str, list[float]], floor: float) -> None:
 
 def report_maps(policies: dict[str, Policy]) -> None:
     """The probability of pushing right, by angle (across) and turning speed (upwards)."""
-    print("\nProbability of a push to the right (blank 0, @ 1), the cart resting in the middle.")
-    print("Across: the pole leans left ... right. Upwards: it turns to the left ... to the right.")
+    print("\nProbability of a push to the right (blank 0, @ 1), cart at rest in the middle")
+    print("across: the pole's angle, -12 to 12 degrees; upwards: its turning, left to right")
     pictures = []
     for policy in policies.values():
         rows = []
