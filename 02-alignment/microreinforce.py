@@ -61,9 +61,11 @@ BATCH_EPISODES = 8  # episodes for each update
 TRAINING_STEPS = 30_000  # of the cart in one training; then no new batch is begun
 LEARNING_RATE = 0.03
 BETAS = (0.9, 0.99)  # Adam's; a training has only some 15 to 90 updates
+HALF_STEPS = 6000  # after so many steps a policy is half trained
 NUM_RUNS = 4  # trainings for each of the four weights, each from another network
 NUM_TEST = 20  # fresh episodes after each training
-NUM_SAMPLES = 600  # episodes to measure the noise by, and as many for the means
+NUM_SAMPLES = 400  # episodes to measure the noise by, and as many for the means
+NUM_HALF_SAMPLES = 100  # the same at the half-trained policy, whose episodes are longer
 
 # === THE TASK: A CART WITH A POLE ===
 
@@ -245,27 +247,47 @@ def policy_gradient_loss(
 # next eight with the changed policy. They cannot be used twice as they are: the expectation above
 # is over actions that the policy draws as it is now (on-policy). microppo uses a batch more often.
 
-Credit = Callable[[Sequence[float]], list[float]]  # rewards of an episode -> a weight for each step
+Rows = list[list[float]]  # a list of numbers for each episode, one number for each of its steps
 
-ARMS: dict[str, tuple[Credit, bool]] = {  # True: the mean over all steps of the batch is subtracted
-    "total return": (total_return, False),
-    "total return - mean": (total_return, True),
-    "reward-to-go": (reward_to_go, False),
-    "reward-to-go - mean": (reward_to_go, True),
+
+def no_baseline(rows: Rows) -> list[float]:
+    """Subtract nothing."""
+    return [0.0] * MAX_STEPS
+
+
+def mean_of_all(rows: Rows) -> list[float]:
+    """Subtract one constant: the mean over all steps of all episodes."""
+    return [sum(map(sum, rows)) / sum(map(len, rows))] * MAX_STEPS
+
+
+def mean_of_each_step(rows: Rows) -> list[float]:
+    """Subtract at each step the mean over the episodes that got so far; 0 where none did.
+
+    >>> mean_of_each_step([[4.0, 2.0], [2.0]])[:3]
+    [3.0, 2.0, 0.0]
+    """
+    columns = [[row[step] for row in rows if len(row) > step] for step in range(MAX_STEPS)]
+    return [sum(column) / len(column) if column else 0.0 for column in columns]
+
+
+ARMS: dict[str, tuple[Callable, Callable]] = {
+    "total return": (total_return, no_baseline),
+    "total return - mean": (total_return, mean_of_all),
+    "reward-to-go - mean": (reward_to_go, mean_of_all),
+    "reward-to-go - step's mean": (reward_to_go, mean_of_each_step),
 }
 
 
-def step_weights(episodes: Sequence[Episode], credit: Credit, subtract_mean: bool) -> list[float]:
+def step_weights(episodes: Sequence[Episode], credit: Callable, baseline: Callable) -> list[float]:
     """One weight for every step of the batch, with a root mean square of 1.
 
-    The mean is the batch's own, as in most code: (a - a.mean()) / a.std(). It holds the return of
-    the very episode that it judges, so it is not quite fixed before, and the gradient comes out a
-    little too short. (Means that leave this episode out avoid it: RLOO, in microgrpo.)
+    The means are the batch's own, as in most code: (a - a.mean()) / a.std(). They hold the return
+    of the very episode that they judge, so they are not quite fixed before, and the gradient comes
+    out a little too short. (Means that leave this episode out avoid it: RLOO, in microgrpo.)
     """
-    weights = [weight for episode in episodes for weight in credit(episode.rewards)]
-    if subtract_mean:
-        mean = sum(weights) / len(weights)
-        weights = [weight - mean for weight in weights]
+    rows = [credit(episode.rewards) for episode in episodes]
+    expected = baseline(rows)
+    weights = [weight - b for row in rows for weight, b in zip(row, expected)]
     # Returns grow from 20 to 500 in a training. Adam's steps keep their size only if its gradients
     # do, so every batch is scaled, in all arms alike. After subtracting the mean, this is dividing
     # by the standard deviation. If all eight episodes reach the time limit, total return minus its
@@ -274,14 +296,14 @@ def step_weights(episodes: Sequence[Episode], credit: Credit, subtract_mean: boo
     return [weight / size for weight in weights] if size > 0.0 else weights
 
 
-def train(policy: Policy, arm: str, rng: random.Random) -> list[tuple[int, float]]:
-    """Change the policy until TRAINING_STEPS have been played -> (steps so far, mean return of the
+def train(policy: Policy, arm: str, max_steps: int, rng: random.Random) -> list[tuple[int, float]]:
+    """Change the policy until max_steps have been played -> (steps so far, mean return of the
     batch) for every batch.
     """
     optimizer = Adam(policy.parameters(), BETAS)
     history: list[tuple[int, float]] = []
     num_steps = 0
-    while num_steps < TRAINING_STEPS:
+    while num_steps < max_steps:
         episodes = play(policy, BATCH_EPISODES, rng)
         weights = step_weights(episodes, *ARMS[arm])
         loss = policy_gradient_loss(policy, episodes, weights)
@@ -292,11 +314,22 @@ def train(policy: Policy, arm: str, rng: random.Random) -> list[tuple[int, float
     return history
 
 
+# Why the mean of each step? Take two episodes that both last 500 steps. Nothing tells them apart,
+# so nothing should be learned from them, and total return - mean is indeed 0 everywhere. But
+# reward-to-go falls from 500 to 1 in both. Minus its mean, it makes all early actions more likely
+# and all late ones less, whatever they were. In expectation this does no harm (a number that
+# depends on the time is fixed before the action is drawn), but it is noise. The mean of each step
+# takes it away. The next step is to ask what can be expected not after so many steps but in this
+# state, V(s_t), and to let a second network learn it: a critic. The weight is then called the
+# advantage. The critic needs no more than this to be a baseline. (The longest episode is compared
+# with itself after all the others have ended, with weight 0: in a batch of eight, these means are
+# rough.)
+
 # === MEASURING THE NOISE ===
 
 # Which weight is less noisy? The gradients of two trainings cannot be compared: they belong to
-# different policies. So one policy is held fixed, the untrained one, and each of 600 episodes gives
-# a gradient of its own. Their variance, summed over all 114 numbers, is the noise. The squared
+# different policies. So one policy is held fixed, and each of 400 of its episodes gives a gradient
+# of its own. Their variance, summed over all 114 numbers, is the noise. The squared
 # length of their mean is the signal. It must be looked at too: divide all rewards by ten, and the
 # noise falls to a hundredth, but so does the signal. With a constant b subtracted,
 #
@@ -305,37 +338,35 @@ def train(policy: Policy, arm: str, rng: random.Random) -> list[tuple[int, float
 # so the noise is a parabola in b. It is least at b = covariance(A, S) / variance(S), the best of
 # all constants (Weaver & Tao 2001; Greensmith et al. 2004): the limit for any mean.
 
-Vectors = list[list[float]]  # one gradient of 114 numbers for each episode
 PAST = "the rewards of the past"  # total return minus reward-to-go
 MEAN = "the mean of reward-to-go"  # reward-to-go minus (reward-to-go - mean)
 
 
-def episode_gradients(policy: Policy, episodes: Sequence[Episode], credit: Credit) -> Vectors:
-    """For each episode by itself: the sum over its steps of weight * grad log pi."""
+def episode_gradients(policy: Policy, episodes: Sequence[Episode], weights: Rows) -> Rows:
+    """For each episode by itself the sum over its steps of weight * grad log pi: 114 numbers."""
     gradients = []
-    for episode in episodes:
-        policy_gradient_loss(policy, [episode], credit(episode.rewards)).backward()
-        rows = [row for parameter in policy.parameters() for row in parameter.grad]
-        gradients.append([-value for row in rows for value in row])
+    for episode, row in zip(episodes, weights):
+        policy_gradient_loss(policy, [episode], row).backward()
+        gradients.append([-d for p in policy.parameters() for d_row in p.grad for d in d_row])
         for parameter in policy.parameters():
             parameter.grad = None
     return gradients
 
 
-def covariance(a: Vectors, b: Vectors) -> float:
+def covariance(a: Rows, b: Rows) -> float:
     """Summed over the numbers of a gradient; covariance(a, a) is the variance: the noise."""
     mean_a, mean_b = column_means(a), column_means(b)
     centered = [(list(map(sub, x, mean_a)), list(map(sub, y, mean_b))) for x, y in zip(a, b)]
     return sum([dot(x, y) for x, y in centered]) / (len(a) - 1)
 
 
-def squared_mean(gradients: Vectors) -> float:
+def squared_mean(gradients: Rows) -> float:
     """The squared length of the mean: the signal. What noise alone adds to it is taken off."""
     mean = column_means(gradients)
     return dot(mean, mean) - covariance(gradients, gradients) / len(gradients)
 
 
-def column_means(rows: Vectors) -> list[float]:
+def column_means(rows: Rows) -> list[float]:
     """[N][D] -> D means.
 
     >>> column_means([[1.0, 4.0], [3.0, 4.0]])
@@ -344,32 +375,34 @@ def column_means(rows: Vectors) -> list[float]:
     return [sum(column) / len(rows) for column in zip(*rows)]
 
 
-def subtract(a: Vectors, b: Vectors, factor: float = 1.0) -> Vectors:
+def subtract(a: Rows, b: Rows, factor: float = 1.0) -> Rows:
     """a - factor * b."""
     return [[x - factor * y for x, y in zip(*rows)] for rows in zip(a, b)]
 
 
-def measure_noise(policy: Policy, rng: random.Random) -> dict[str, tuple[float, float, float]]:
-    """For every weight (what is subtracted, noise, signal), and the same for what is taken away."""
-    episodes, others = play(policy, NUM_SAMPLES, rng), play(policy, NUM_SAMPLES, rng)
-    score = episode_gradients(policy, episodes, lambda rewards: [1.0] * len(rewards))
-    gradients, baselines = {}, {}
+def measure_noise(
+    policy: Policy, num_episodes: int, rng: random.Random
+) -> dict[str, tuple[float, float]]:
+    """(noise, signal) of the gradient under every weight, and of the parts that are taken away."""
+    episodes, others = [play(policy, num_episodes, rng) for _ in range(2)]
+    score = episode_gradients(policy, episodes, [[1.0] * len(e.rewards) for e in episodes])
+    gradients: dict[str, Rows] = {}
     for name, credit in (("total return", total_return), ("reward-to-go", reward_to_go)):
-        plain = episode_gradients(policy, episodes, credit)
-        # The mean comes from other episodes, so that it is known before these are played. The best
-        # constant may cheat: it is computed from the very episodes that it is judged by.
-        weights = [weight for episode in others for weight in credit(episode.rewards)]
-        mean = sum(weights) / len(weights)
+        rows = [credit(episode.rewards) for episode in episodes]
+        # The means come from other episodes, so that they are fixed before these are played. The
+        # best constant may cheat: it is computed from the very episodes that it is judged by.
+        other_rows = [credit(episode.rewards) for episode in others]
+        plain = episode_gradients(policy, episodes, rows)
         best = covariance(plain, score) / covariance(score, score)
-        for end, baseline in (("", 0.0), (" - mean", mean), (" - best constant", best)):
-            gradients[name + end] = subtract(plain, score, baseline)
-            baselines[name + end] = baseline
+        gradients[name] = plain
+        gradients[f"{name} - mean"] = subtract(plain, score, mean_of_all(other_rows)[0])
+        gradients[f"{name} - best constant"] = subtract(plain, score, best)
+    expected = mean_of_each_step(other_rows)
+    rows = [list(map(sub, row, expected)) for row in rows]
+    gradients["reward-to-go - step's mean"] = episode_gradients(policy, episodes, rows)
     gradients[PAST] = subtract(gradients["total return"], gradients["reward-to-go"])
     gradients[MEAN] = subtract(gradients["reward-to-go"], gradients["reward-to-go - mean"])
-    return {
-        name: (baselines.get(name, 0.0), covariance(rows, rows), squared_mean(rows))
-        for name, rows in gradients.items()
-    }
+    return {name: (covariance(g, g), squared_mean(g)) for name, g in gradients.items()}
 
 
 # === THE RUN ===
@@ -387,13 +420,18 @@ def main() -> dict[str, object]:
     """Measure the noise of each weight, train with each, and show who holds the pole."""
     rng = random.Random(SEED)
     run_seeds = [rng.randrange(2**32) for _ in range(NUM_RUNS)]
-    untrained = Policy(random.Random(run_seeds[0]))
+    untrained, half_trained = Policy(random.Random(run_seeds[0])), Policy(rng)
     print(f"A cart with a pole, {1 / SECONDS:.0f} pushes a second, at most {MAX_STEPS} steps.")
     num_numbers = sum([len(p.data) * len(p.data[0]) for p in untrained.parameters()])
     print(f"The policy is a network of {num_numbers} numbers.")
     start = time.perf_counter()
-    noise = measure_noise(untrained, rng)
-    report_noise(noise)
+    train(half_trained, "total return - mean", HALF_STEPS, rng)
+    noise = measure_noise(untrained, NUM_SAMPLES, rng)
+    half_noise = measure_noise(half_trained, NUM_HALF_SAMPLES, rng)
+    floor, half_way = [
+        mean_return(play(p, NUM_SAMPLES // 4, rng)) for p in (untrained, half_trained)
+    ]
+    report_noise(noise, half_noise, floor, half_way)
     print(f"time  measuring took {time.perf_counter() - start:.1f} s")
 
     print_curve_heading()
@@ -404,50 +442,48 @@ def main() -> dict[str, object]:
         for seed in run_seeds:
             run_rng = random.Random(seed)
             policy = Policy(run_rng)
-            history = train(policy, arm, run_rng)
+            history = train(policy, arm, TRAINING_STEPS, run_rng)
             returns[arm].append(mean_return(play(policy, NUM_TEST, run_rng)))
             policies[arm].append(policy)
             print_curve(arm, history, returns[arm])
     print(f"time  training took {time.perf_counter() - start:.1f} s")
 
-    floor = mean_return(play(untrained, NUM_SAMPLES, rng))
     report_returns(returns, floor)
     worst = {
         f"{arm} (worst)": policies[arm][returns[arm].index(min(returns[arm]))]
-        for arm in ("total return", "reward-to-go - mean")
+        for arm in ("total return", "total return - mean")
     }
     report_maps({"untrained": untrained, **worst})
     report_film(worst)
-    means = {arm: sum(values) / len(values) for arm, values in returns.items()}
-    headline = {
-        "return_total": means["total return"],
-        "return_total_mean": means["total return - mean"],
-        "return_to_go": means["reward-to-go"],
-        "return_to_go_mean": means["reward-to-go - mean"],
-        "noise_ratio": noise["total return"][1] / noise["reward-to-go - mean"][1],
-        "past_signal": noise[PAST][2] / noise["reward-to-go - mean"][2],
-    }
+    means = [sum(values) / len(values) for values in returns.values()]
+    keys = ("return_total", "return_total_mean", "return_to_go_mean", "return_to_go_step")
+    headline = dict(zip(keys, means))
+    step = "reward-to-go - step's mean"
+    headline["noise_ratio"] = noise["total return"][0] / noise[step][0]
+    headline["half_ratio"] = half_noise["reward-to-go - mean"][0] / half_noise[step][0]
     report_conclusion(headline, returns, noise)
-    return {**headline, "details": {"returns": returns, "noise": noise, "floor": floor}}
+    return {**headline, "details": {"returns": returns, "noise": noise, "half": half_noise}}
 
 
 # === APPENDIX: REPORT AND HELPERS ===
 
 
-def report_noise(noise: dict[str, tuple[float, float, float]]) -> None:
+def report_noise(
+    noise: dict[str, tuple[float, float]],
+    half_noise: dict[str, tuple[float, float]],
+    floor: float,
+    half_way: float,
+) -> None:
     """The table of noise and signal; then the parts that were taken away."""
-    reference = noise["reward-to-go - best constant"][2]
-    print(f"\nThe gradient of one episode at the untrained policy ({NUM_SAMPLES} episodes)")
-    print("noise: variance; signal: squared length of the mean; needed: episodes to average")
-    print("until the noise is as long as the signal (that of the least noisy weight)")
-    print(f"{'weight':<32}subtracted     noise    signal   needed")
-    for name, (baseline, variance, signal) in noise.items():
+    print("\nThe gradient of one episode, measured at two policies that are held fixed:")
+    print(f"untrained ({floor:.0f} steps per episode) and half trained ({half_way:.0f} steps)")
+    print("noise: variance; signal: squared length of the mean (the same, if all are right)")
+    print(f"{'':<34}untrained            half trained")
+    print(f"{'weight':<28}{'noise':>10}{'signal':>10}{'noise':>17}")
+    for name, (variance, signal) in noise.items():
         if name == PAST:
             print("what was taken away:")
-        shown = f"{baseline:.1f}" if baseline else ""
-        needed = f"{variance / reference:.1f}" if name not in (PAST, MEAN) else ""
-        row = f"{name:<32}{shown:>10}{variance:>10,.0f}{signal:>10,.0f}{needed:>9}"
-        print(row.rstrip())
+        print(f"{name:<28}{variance:>10,.0f}{signal:>10,.0f}{half_noise[name][0]:>17,.0f}")
 
 
 def print_curve_heading() -> None:
@@ -458,25 +494,25 @@ def print_curve_heading() -> None:
 
 def print_curve(arm: str, history: Sequence[tuple[int, float]], returns: Sequence[float]) -> None:
     """One training as a line: the batches' mean return on a common scale."""
-    columns = 40
+    columns = 36
     values = []
     for column in range(columns):
         reached = (column + 1) * TRAINING_STEPS / columns
         values.append(next(value for steps, value in history if steps >= reached))  # that batch
     curve = sparkline([0.0, MAX_STEPS, *values])[2:]  # so that all lines have one scale
     name = arm if len(returns) == 1 else ""
-    print(f"{name:<20}  |{curve}|{returns[-1]:6.0f} steps", flush=True)
+    print(f"{name:<27} |{curve}|{returns[-1]:6.0f} steps", flush=True)
 
 
 def report_returns(returns: dict[str, list[float]], floor: float) -> None:
     """Floor, the four weights, ceiling."""
     print(f"\nSteps that the pole is held after training ({NUM_TEST} fresh episodes each)")
-    print(f"{'weight':<22}{'mean':>8}{'worst':>8}{'best':>8}")
-    print(f"{'untrained':<22}{floor:8.0f}")
+    print(f"{'weight':<28}{'mean':>8}{'worst':>8}{'best':>8}")
+    print(f"{'untrained':<28}{floor:8.0f}")
     for arm, values in returns.items():
         mean = sum(values) / len(values)
-        print(f"{arm:<22}{mean:8.0f}{min(values):8.0f}{max(values):8.0f}")
-    print(f"{'time limit':<22}{MAX_STEPS:8d}")
+        print(f"{arm:<28}{mean:8.0f}{min(values):8.0f}{max(values):8.0f}")
+    print(f"{'time limit':<28}{MAX_STEPS:8d}")
 
 
 def report_maps(policies: dict[str, Policy]) -> None:
@@ -529,24 +565,32 @@ def report_film(policies: dict[str, Policy]) -> None:
 def report_conclusion(
     headline: dict[str, float],
     returns: dict[str, list[float]],
-    noise: dict[str, tuple[float, float, float]],
+    noise: dict[str, tuple[float, float]],
 ) -> None:
     """Say in words what the run has shown, whatever it has shown."""
-    ratio = headline["noise_ratio"]
-    print("\nAt one fixed policy, the noise of the gradient:")
-    print(f"  total return / (reward-to-go - mean) = {ratio:.1f}")
-    if abs(headline["past_signal"]) < 0.2 and abs(noise[MEAN][2]) < 0.2 * noise[MEAN][1]:
-        print("  What was taken away held no signal: four weights, one expectation.")
-    left = noise["reward-to-go - best constant"][1] / noise["reward-to-go - mean"][1]
-    print(f"  The best of all constants would leave {left:.0%} of what the mean leaves.")
-    total, total_mean = headline["return_total"], headline["return_total_mean"]
+    step, signal = "reward-to-go - step's mean", noise["reward-to-go - mean"][1]
+    ratio, half_ratio = headline["noise_ratio"], headline["half_ratio"]
     print(
-        f"In training, total return ends at {total:.0f} steps, minus its mean at {total_mean:.0f}."
+        f"\nUntrained, the gradient by the total return has {ratio:.1f} times the noise of that by"
     )
-    if total_mean > total + 50.0:
-        print("  One subtraction made this difference.")
-    alone, both = min(returns["reward-to-go"]), min(returns["reward-to-go - mean"])
-    print(f"  Worst training: reward-to-go {alone:.0f}, reward-to-go - mean {both:.0f}.")
+    print("reward-to-go minus the mean of each step.")
+    if max([abs(noise[part][1]) for part in (PAST, MEAN)]) < 0.2 * signal:
+        print("What was taken away held hardly any signal: all these weights point one way.")
+    best = noise["total return - best constant"][0] / noise["total return - mean"][0]
+    print(f"The best constant would leave {best:.0%} of the noise that the mean leaves.")
+    total, total_mean = headline["return_total"], headline["return_total_mean"]
+    print(f"Trained with the total return, the pole is held for {total:.0f} steps;")
+    decides = ": one subtraction decides." if total_mean > total + 50.0 else "."
+    print(f"with the total return minus its mean, for {total_mean:.0f}{decides}")
+    one, each = min(returns["reward-to-go - mean"]), min(returns[step])
+    print(
+        f"By reward-to-go, the worst of {NUM_RUNS} trainings holds it for {one:.0f} steps with one mean"
+    )
+    print(f"and for {each:.0f} with a mean for each step.")
+    if half_ratio > 1.2:
+        print(
+            f"(Half trained, one mean leaves {half_ratio:.1f} times the noise that one for each step does.)"
+        )
 
 
 # === APPENDIX: ENGINE (common/engine.py; microautograd.py derives it) ===
