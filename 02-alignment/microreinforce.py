@@ -584,13 +584,11 @@ def report_conclusion(
     print(f"with the total return minus its mean, for {total_mean:.0f}{decides}")
     one, each = min(returns["reward-to-go - mean"]), min(returns[step])
     print(
-        f"By reward-to-go, the worst of {NUM_RUNS} trainings holds it for {one:.0f} steps with one mean"
+        f"By reward-to-go, the worst of {NUM_RUNS} trainings ends at {one:.0f} steps with one mean,"
     )
-    print(f"and for {each:.0f} with a mean for each step.")
+    print(f"and at {each:.0f} with a mean for each step.")
     if half_ratio > 1.2:
-        print(
-            f"(Half trained, one mean leaves {half_ratio:.1f} times the noise that one for each step does.)"
-        )
+        print(f"(Half trained, one mean leaves {half_ratio:.1f} times the noise of the other.)")
 
 
 # === APPENDIX: ENGINE (common/engine.py; microautograd.py derives it) ===

@@ -17,13 +17,12 @@ SEEDS = (42, 1, 2, 3)
 
 BARS = (
     # One subtraction decides it.
-    "return_total_mean - return_total >= 100",
-    "return_to_go_mean - return_total >= 100",
-    # ... and the ceiling is reached.
-    "return_to_go_mean >= 450",
-    # The noise at one fixed policy, and that what was left out held no signal.
-    "noise_ratio >= 4.5",
-    "abs(past_signal) <= 0.2",
+    "return_total_mean - return_total >= 80",
+    "return_to_go_step - return_total >= 80",
+    # The noise at one fixed policy: by how much the total return is worse than the best weight.
+    "noise_ratio >= 5",
+    # ... and by how much one mean for all steps is worse than one for each, once episodes are long.
+    "half_ratio >= 1.2",
 )
 
 original = load_script("microreinforce")
@@ -35,20 +34,19 @@ def rewards_so_far(rewards):
     return list(itertools.accumulate(rewards))
 
 
-def unscaled_weights(episodes, credit, subtract_mean):
+def unscaled_weights(episodes, credit, baseline):
     """The weights as they are, as large as the returns."""
-    weights = [weight for episode in episodes for weight in credit(episode.rewards)]
-    mean = sum(weights) / len(weights) if subtract_mean else 0.0
-    return [weight - mean for weight in weights]
+    rows = [credit(episode.rewards) for episode in episodes]
+    expected = baseline(rows)
+    return [weight - b for row in rows for weight, b in zip(row, expected)]
 
 
-def arms(to_go=reward_to_go, mean=True):
-    """The four weights, with another reward-to-go, or with no mean subtracted."""
+def wrong_arms():
+    """Where the script has reward-to-go, the rewards so far."""
+    changed = {reward_to_go: rewards_so_far}
     return {
-        "total return": (total_return, False),
-        "total return - mean": (total_return, mean),
-        "reward-to-go": (to_go, False),
-        "reward-to-go - mean": (to_go, mean),
+        name: (changed.get(credit, credit), baseline)
+        for name, (credit, baseline) in original.ARMS.items()
     }
 
 
@@ -56,16 +54,23 @@ VARIANTS = {
     "low_rate": {"LEARNING_RATE": 0.01},
     "high_rate": {"LEARNING_RATE": 0.1},
     "unscaled": {"step_weights": unscaled_weights},
-    "no_mean": {"ARMS": arms(mean=False)},
-    "wrong_way": {"ARMS": arms(to_go=rewards_so_far), "reward_to_go": rewards_so_far},
+    "wrong_way": {"ARMS": wrong_arms()},
+    # The mean of one episode's return is this return: every weight is 0.
+    "one_episode": {"BATCH_EPISODES": 1},
 }
 
 TWINS = {
-    "no_mean": "return_total_mean - return_total >= 100",
-    "wrong_way": "return_to_go_mean >= 450",
+    "one_episode": "return_total_mean - return_total >= 80",
+    "wrong_way": "return_to_go_step - return_total >= 80",
 }
 
-SMALL = {"TRAINING_STEPS": 800, "NUM_RUNS": 1, "NUM_SAMPLES": 250, "NUM_TEST": 2}
+SMALL = {
+    "TRAINING_STEPS": 500,
+    "NUM_RUNS": 1,
+    "NUM_SAMPLES": 150,
+    "NUM_HALF_SAMPLES": 40,
+    "NUM_TEST": 2,
+}
 
 script = load_script("microreinforce")
 REWARDS = st.lists(st.integers(-5, 5).map(float), min_size=1, max_size=12)
@@ -175,10 +180,33 @@ def test_weights_have_a_root_mean_square_of_one(lengths, arm):
     assert len(weights) == sum(lengths)
     square = sum([weight * weight for weight in weights]) / len(weights)
     assert square == pytest.approx(1.0) or not any(weights)
-    if arm.endswith("mean"):
-        assert sum(weights) == pytest.approx(0.0, abs=1e-9)
-    else:
+    if arm == "total return":
         assert min(weights) > 0.0  # whatever was done is made more likely
+    else:
+        assert sum(weights) == pytest.approx(0.0, abs=1e-9)
+
+
+@given(st.integers(1, 40), st.integers(1, 8))
+def test_equal_episodes_teach_nothing_unless_one_mean_serves_all_steps(length, count):
+    batch = pretend([length] * count)
+    for name in ("total return - mean", "reward-to-go - step's mean"):
+        assert not any(script.step_weights(batch, *script.ARMS[name]))
+    weights = script.step_weights(batch, *script.ARMS["reward-to-go - mean"])
+    assert any(weights) == (length > 1)
+
+
+@given(st.lists(REWARDS, min_size=1, max_size=6))
+def test_the_baselines_are_means(rows):
+    every = [value for row in rows for value in row]
+    assert script.no_baseline(rows) == [0.0] * script.MAX_STEPS
+    assert script.mean_of_all(rows)[0] == pytest.approx(statistics.mean(every), abs=1e-12)
+    by_step = script.mean_of_each_step(rows)
+    assert len(by_step) == script.MAX_STEPS
+    longest = max(map(len, rows))
+    for step in range(longest):
+        reached = [row[step] for row in rows if len(row) > step]
+        assert by_step[step] == pytest.approx(statistics.mean(reached), abs=1e-12)
+    assert not any(by_step[longest:])
 
 
 def test_batches_that_all_reach_the_limit_teach_nothing_by_their_total_return():
@@ -340,9 +368,10 @@ def test_the_loss_has_the_gradient_of_central_differences():
 def test_the_gradient_of_a_batch_is_the_sum_of_its_episodes():
     policy = script.Policy(random.Random(0))
     episodes = episodes_of(policy, 6)
-    rows = script.episode_gradients(policy, episodes, reward_to_go)
+    to_go = [reward_to_go(episode.rewards) for episode in episodes]
+    rows = script.episode_gradients(policy, episodes, to_go)
     assert all([p.grad is None for p in policy.parameters()])
-    weights = [w for episode in episodes for w in reward_to_go(episode.rewards)]
+    weights = [w for row in to_go for w in row]
     script.policy_gradient_loss(policy, episodes, weights).backward()
     whole = [-value for p in policy.parameters() for row in p.grad for value in row]
     assert [sum(column) for column in zip(*rows)] == pytest.approx(whole, abs=1e-9)
@@ -351,11 +380,10 @@ def test_the_gradient_of_a_batch_is_the_sum_of_its_episodes():
 def test_a_baseline_takes_away_so_many_scores():
     policy = script.Policy(random.Random(0))
     episodes = episodes_of(policy, 4)
-    plain = script.episode_gradients(policy, episodes, reward_to_go)
-    score = script.episode_gradients(policy, episodes, lambda rewards: [1.0] * len(rewards))
-    direct = script.episode_gradients(
-        policy, episodes, lambda rewards: [w - 7.0 for w in reward_to_go(rewards)]
-    )
+    to_go = [reward_to_go(episode.rewards) for episode in episodes]
+    plain = script.episode_gradients(policy, episodes, to_go)
+    score = script.episode_gradients(policy, episodes, [[1.0] * len(row) for row in to_go])
+    direct = script.episode_gradients(policy, episodes, [[w - 7.0 for w in row] for row in to_go])
     for ours, expected in zip(script.subtract(plain, score, 7.0), direct):
         assert ours == pytest.approx(expected, abs=1e-9)
 
@@ -391,39 +419,51 @@ def test_no_constant_is_better_than_the_best(rows, other):
 
 
 def test_the_mean_is_less_noisy_than_nothing_and_the_best_constant_than_the_mean():
-    policy = script.Policy(random.Random(5))
-    noise = original.measure_noise(policy, random.Random(6))
+    noise = script.measure_noise(script.Policy(random.Random(5)), 300, random.Random(6))
     for name in ("total return", "reward-to-go"):
-        plain, mean, best = [noise[name + end][1] for end in ("", " - mean", " - best constant")]
+        plain, mean, best = [noise[name + end][0] for end in ("", " - mean", " - best constant")]
         assert plain > 1.3 * mean and mean >= best
-    parts = noise[script.PAST], noise[script.MEAN]
-    assert all([variance > 1000 for _, variance, _ in parts])
+    signal = noise["reward-to-go - mean"][1]
+    for part in (script.PAST, script.MEAN):
+        variance, left = noise[part]
+        assert variance > 1000.0 and abs(left) < 0.2 * signal
 
 
-def no_signal_lost(rewards):
-    """In place of reward-to-go: the total return, so that no past is left out."""
-    return total_return(rewards)
+def test_the_wrong_half_of_the_rewards_holds_the_signal(monkeypatch):
+    broken = load_script("microreinforce")
+    monkeypatch.setattr(broken, "reward_to_go", rewards_so_far)
+    noise = broken.measure_noise(broken.Policy(random.Random(5)), 300, random.Random(6))
+    # Now it is the true rewards-to-go that are called the past, and they hold the signal.
+    assert noise[broken.PAST][1] > 0.5 * noise["total return"][1]
+    assert noise["reward-to-go - mean"][1] < 0.2 * noise["total return"][1]
 
 
-def test_without_causality_the_noise_stays():
-    twin("microreinforce", "noise_ratio >= 4.5", {"reward_to_go": no_signal_lost}, SMALL)
+def test_without_any_baseline_or_causality_the_noise_stays():
+    broken = {"reward_to_go": total_return, "mean_of_each_step": script.no_baseline}
+    few = {**SMALL, "HALF_STEPS": 100, "NUM_HALF_SAMPLES": 4}
+    twin("microreinforce", "noise_ratio >= 5", broken, few)
 
 
-def test_the_wrong_half_of_the_rewards_holds_the_signal():
-    twin("microreinforce", "abs(past_signal) <= 0.2", {"reward_to_go": rewards_so_far}, SMALL)
+def test_one_mean_for_all_steps_is_not_a_mean_for_each():
+    broken = {"mean_of_each_step": script.mean_of_all}
+    twin("microreinforce", "half_ratio >= 1.2", broken, {**SMALL, "NUM_SAMPLES": 8})
 
 
 # === TRAINING ===
 
 
-def test_training_holds_the_pole_longer(monkeypatch):
-    small = load_script("microreinforce")
-    monkeypatch.setattr(small, "TRAINING_STEPS", 6000)
+def trained(module, num_steps=6000):
+    """Steps that the pole is held (before, after) a training, and its history."""
     rng = random.Random(0)
-    policy = small.Policy(rng)
-    before = small.mean_return(small.play(policy, 20, rng))
-    history = small.train(policy, "reward-to-go - mean", rng)
-    assert small.mean_return(small.play(policy, 20, rng)) > 3.0 * before
+    policy = module.Policy(rng)
+    before = module.mean_return(module.play(policy, 20, rng))
+    history = module.train(policy, "reward-to-go - step's mean", num_steps, rng)
+    return before, module.mean_return(module.play(policy, 20, rng)), history
+
+
+def test_training_holds_the_pole_longer():
+    before, after, history = trained(script)
+    assert after > 3.0 * before
     assert history[-1][0] >= 6000 > history[-2][0]
 
 
@@ -432,15 +472,13 @@ def wrong_sign(policy, episodes, weights):
     return original.policy_gradient_loss(policy, episodes, [-weight for weight in weights])
 
 
-def test_the_wrong_sign_or_the_wrong_half_unlearns(monkeypatch):
-    for change in ({"policy_gradient_loss": wrong_sign}, {"ARMS": arms(to_go=rewards_so_far)}):
-        broken = load_script("microreinforce")
-        for name, value in {"TRAINING_STEPS": 3000, **change}.items():
-            monkeypatch.setattr(broken, name, value)
-        rng = random.Random(0)
-        policy = broken.Policy(rng)
-        broken.train(policy, "reward-to-go - mean", rng)
-        assert broken.mean_return(broken.play(policy, 20, rng)) < 40.0
+@pytest.mark.parametrize("change", [{"policy_gradient_loss": wrong_sign}, VARIANTS["wrong_way"]])
+def test_the_wrong_sign_or_the_wrong_half_unlearns(change, monkeypatch):
+    broken = load_script("microreinforce")
+    for name, value in change.items():
+        monkeypatch.setattr(broken, name, value)
+    before, after, _ = trained(broken, 3000)
+    assert after < 1.5 * before
 
 
 # === PICTURES ===

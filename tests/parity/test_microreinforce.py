@@ -127,8 +127,9 @@ def test_the_weights_are_what_torch_makes_of_them():
 def test_noise_signal_and_the_best_constant():
     policy = script.Policy(random.Random(0))
     episodes = script.play(policy, 30, random.Random(1))
-    rows = script.episode_gradients(policy, episodes, script.total_return)
-    score = script.episode_gradients(policy, episodes, lambda rewards: [1.0] * len(rewards))
+    returns = [script.total_return(episode.rewards) for episode in episodes]
+    rows = script.episode_gradients(policy, episodes, returns)
+    score = script.episode_gradients(policy, episodes, [[1.0] * len(row) for row in returns])
     a, s = np.array(rows), np.array(score)
     noise = a.var(axis=0, ddof=1).sum()
     assert script.covariance(rows, rows) == pytest.approx(noise, rel=1e-9)
@@ -145,9 +146,10 @@ def test_gradients_of_single_episodes_are_torchs():
     policy = script.Policy(random.Random(2))
     weights = torch_weights(policy)
     episodes = script.play(policy, 5, random.Random(3))
-    rows = script.episode_gradients(policy, episodes, script.reward_to_go)
-    for episode, row in zip(episodes, rows):
-        to_go = torch.tensor(script.reward_to_go(episode.rewards), dtype=torch.float64)
+    weights_of = [script.reward_to_go(episode.rewards) for episode in episodes]
+    rows = script.episode_gradients(policy, episodes, weights_of)
+    for episode, given, row in zip(episodes, weights_of, rows):
+        to_go = torch.tensor(given, dtype=torch.float64)
         value = (torch_log_probs(weights, [episode]) * to_go).sum()
         parts = torch.autograd.grad(value, list(weights.values()))
         close([row], torch.cat([part.flatten() for part in parts])[None, :])
