@@ -3,30 +3,33 @@
 A cart moves on a track, with a pole on top that tips over if nobody acts. Fifty times a second a
 network chooses to push the cart to the left or to the right. Nobody knows the right answer, so
 there is nothing to imitate. All that comes back is a reward of 1 for every step that the pole
-stays up. REINFORCE learns from this alone: draw actions at random, as the network's
-probabilities say; see what came of them; and make every action more likely in proportion to a
-weight, in the simplest case the sum of all the episode's rewards, its return.
+stays up. REINFORCE learns from this alone. It draws actions at random, as the network's
+probabilities say, sees what came of them, and makes every action more likely in proportion to a
+weight. The simplest weight is the return: the sum of all rewards of the episode.
 
-This gradient is right on average, and very noisy. The run compares four weights: the total return
-or only the rewards that came after the action (reward-to-go), each as it is or minus its mean.
-All four have the same expectation, and this is proved in one line each. Look at three things: how
-much noise each of them has, measured at one fixed policy, and how near they come to the best
-constant that could be subtracted; what is in the part that was taken away; and which of the four
-learns to hold the pole in every run, from the same starts and with the same number of steps.
+On average this moves the network the right way, but each episode is mostly noise. Two things may
+be done to the weight that leave the average as it is. One is to leave out the rewards that came
+before the action; what remains is the reward-to-go. The other is to subtract a baseline: what
+could be expected anyway, here a mean. The run compares the total return, the same minus its mean,
+the reward-to-go minus its mean, and the reward-to-go minus the mean of each step. Look at three
+things: how noisy they are at a fixed policy, and how near the mean comes to the best constant that
+could be subtracted; whether what is taken away was noise only; and which of the four learns to
+hold the pole in every training, all from the same starts and with the same number of steps.
 
-In the code      In the papers      Meaning                                          Shape
-states           s_t                position, velocity, angle, turning speed         T rows of 4
-actions          a_t                0: push left, 1: push right                      T
-rewards          r_t                1 for every step                                 T
-policy           pi_theta(a | s)    the network: from states to logits of actions    [T][2]
-total_return     R                  sum of all rewards of the episode                T, all equal
-reward_to_go     G_t, R_t           sum of the rewards from step t on                T
-weights          r - b, Psi_t, A_t  what each grad log pi(a_t | s_t) is times        T
-score            e                  sum over the episode of grad log pi(a_t | s_t)   114 numbers
+In the code    In the papers      Meaning                                          Shape
+states         s_t                position, velocity, angle, turning speed         T times 4
+actions        a_t                0: push left, 1: push right                      T
+rewards        r_t                1 for every step                                 T
+policy         pi_theta(a | s)    the network: from states to logits of actions    [T][2]
+total_return   R                  sum of all rewards of the episode                T, all equal
+reward_to_go   G_t, R_t           sum of the rewards from step t on                T
+expected       b, b_t             the baseline: what is subtracted at each step    500
+weights        r - b, Psi_t, A_t  what each grad log pi(a_t | s_t) is times        T
+score          e                  sum over the episode of grad log pi(a_t | s_t)   114 numbers
 
-What is left out: discounting (it makes the noise smaller still, but changes what is maximised); a
-learned baseline, that is a critic (microppo); the clip that lets one batch be used several times
-(microppo); groups of answers to one question as the baseline (microgrpo).
+What is left out: discounting (less noise again, but another goal); a baseline that is learned by a
+second network, a critic, and the clip that lets one batch be used several times (both: microppo);
+the mean over several answers to one question as the baseline (microgrpo).
 
 A number marked [results: ...] is not from this run: it was recorded from a run with one thing
 changed, and stands in results/microreinforce.json under that key.
@@ -90,12 +93,12 @@ def cartpole_step(state: State, action: int) -> tuple[State, bool]:
     position, velocity, angle, turning = state
     force = FORCE if action == 1 else -FORCE
     sine, cosine = math.sin(angle), math.cos(angle)
-    pole = POLE_MASS * HALF_LENGTH
-    pushed = (force + pole * turning * turning * sine) / TOTAL_MASS
+    moment = POLE_MASS * HALF_LENGTH
+    pushed = (force + moment * turning * turning * sine) / TOTAL_MASS
     angular_acceleration = (GRAVITY * sine - cosine * pushed) / (
         HALF_LENGTH * (4.0 / 3.0 - POLE_MASS * cosine * cosine / TOTAL_MASS)
     )
-    acceleration = pushed - pole * angular_acceleration * cosine / TOTAL_MASS
+    acceleration = pushed - moment * angular_acceleration * cosine / TOTAL_MASS
     position += SECONDS * velocity
     velocity += SECONDS * acceleration
     angle += SECONDS * turning
@@ -256,7 +259,7 @@ def no_baseline(rows: Rows) -> list[float]:
 
 
 def mean_of_all(rows: Rows) -> list[float]:
-    """Subtract one constant: the mean over all steps of all episodes."""
+    """Subtract one constant: the mean over all steps of all episodes (long ones count more)."""
     return [sum(map(sum, rows)) / sum(map(len, rows))] * MAX_STEPS
 
 
@@ -314,24 +317,34 @@ def train(policy: Policy, arm: str, max_steps: int, rng: random.Random) -> list[
     return history
 
 
-# Why the mean of each step? Take two episodes that both last 500 steps. Nothing tells them apart,
-# so nothing should be learned from them, and total return - mean is indeed 0 everywhere. But
+# Why a mean for each step? Take two episodes that both last 500 steps. Nothing tells them apart, so
+# nothing should be learned from them, and total return - mean is indeed 0 everywhere. But
 # reward-to-go falls from 500 to 1 in both. Minus its mean, it makes all early actions more likely
-# and all late ones less, whatever they were. In expectation this does no harm (a number that
-# depends on the time is fixed before the action is drawn), but it is noise. The mean of each step
-# takes it away. The next step is to ask what can be expected not after so many steps but in this
-# state, V(s_t), and to let a second network learn it: a critic. The weight is then called the
-# advantage. The critic needs no more than this to be a baseline. (The longest episode is compared
-# with itself after all the others have ended, with weight 0: in a batch of eight, these means are
-# rough.)
+# and all late ones less, whatever they were. In expectation this does no harm: a number that
+# depends only on the time is fixed before the action is drawn. But it is noise, and the mean of
+# each step takes it away. (When all other episodes have ended, the longest is compared with itself.
+# In a batch of eight, these means are rough.) With other networks, on seed 1, this shows: with one
+# mean, reward-to-go ends at 405 [results: seed_1.return_to_go_mean] steps, behind total return -
+# mean with 495 [results: seed_1.return_total_mean]; with a mean for each step it ends at
+# 500 [results: seed_1.return_to_go_step].
+#
+# One can go on and ask what is to be expected in this very state, V(s), and let a second network
+# learn that: a critic. The weight is then called the advantage. But a baseline need not be a
+# critic, as is often believed. In production: A2C and PPO in stable-baselines3 have a critic; RLOO
+# and GRPO in trl train language models with means.
+#
+# Is the comparison fair to the total return? With a third of the learning rate it ends at
+# @LOW@ steps, with three times as much at @HIGH@. Is it the scaling of the
+# weights? Without it, total return ends at @UT@ steps and total return - mean
+# at @UTM@.
 
 # === MEASURING THE NOISE ===
 
 # Which weight is less noisy? The gradients of two trainings cannot be compared: they belong to
 # different policies. So one policy is held fixed, and each of 400 of its episodes gives a gradient
-# of its own. Their variance, summed over all 114 numbers, is the noise. The squared
-# length of their mean is the signal. It must be looked at too: divide all rewards by ten, and the
-# noise falls to a hundredth, but so does the signal. With a constant b subtracted,
+# of its own. Their variance, summed over all 114 numbers, is the noise. The squared length of their
+# mean is the signal. It must be looked at too: divide all rewards by ten, and the noise falls to a
+# hundredth, but so does the signal. With a constant b subtracted, an episode's gradient is
 #
 #     sum over t of (w_t - b) grad log pi  =  A - b S        S: the score, the sum of grad log pi
 #
@@ -397,7 +410,7 @@ def measure_noise(
         gradients[name] = plain
         gradients[f"{name} - mean"] = subtract(plain, score, mean_of_all(other_rows)[0])
         gradients[f"{name} - best constant"] = subtract(plain, score, best)
-    expected = mean_of_each_step(other_rows)
+    expected = mean_of_each_step(other_rows)  # of reward-to-go, which came last
     rows = [list(map(sub, row, expected)) for row in rows]
     gradients["reward-to-go - step's mean"] = episode_gradients(policy, episodes, rows)
     gradients[PAST] = subtract(gradients["total return"], gradients["reward-to-go"])
