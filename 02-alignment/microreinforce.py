@@ -477,7 +477,7 @@ def main() -> dict[str, object]:
     headline = dict(zip(keys, means))
     step = "reward-to-go - step's mean"
     headline["noise_ratio"] = noise["total return"][0] / noise[step][0]
-    headline["half_ratio"] = half_noise["reward-to-go - mean"][0] / half_noise[step][0]
+    headline["half_share"] = half_noise[step][0] / half_noise["reward-to-go - mean"][0]
     report_conclusion(headline, returns, noise)
     return {**headline, "details": {"returns": returns, "noise": noise, "half": half_noise}}
 
@@ -545,7 +545,7 @@ def report_maps(policies: dict[str, Policy]) -> None:
             rows.append([softmax_row(row)[1] for row in policy.forward(states).data])
         pictures.append(shade(rows))
     for row in (policies, *zip(*pictures)):
-        print("".join([f"{text:<27}" for text in row]).rstrip())
+        print("".join([f"{text:<26}" for text in row]).rstrip())
 
 
 def draw_frame(state: State) -> str:
@@ -586,7 +586,7 @@ def report_conclusion(
 ) -> None:
     """Say in words what the run has shown, whatever it has shown."""
     step, signal = "reward-to-go - step's mean", noise["reward-to-go - mean"][1]
-    ratio, half_ratio = headline["noise_ratio"], headline["half_ratio"]
+    ratio, half_share = headline["noise_ratio"], headline["half_share"]
     print(
         f"\nUntrained, the gradient by the total return has {ratio:.1f} times the noise of that by"
     )
@@ -603,9 +603,11 @@ def report_conclusion(
     print(
         f"By reward-to-go, the worst of {NUM_RUNS} trainings ends at {one:.0f} steps with one mean,"
     )
-    print(f"and at {each:.0f} with a mean for each step.")
-    if half_ratio > 1.2:
-        print(f"(Half trained, one mean leaves {half_ratio:.1f} times the noise of the other.)")
+    print(f"and at {each:.0f} with means for each step.")
+    if half_share < 0.9:
+        print(
+            f"(Half trained, these leave {half_share:.0%} of the noise that the one mean leaves.)"
+        )
 
 
 # === APPENDIX: ENGINE (common/engine.py; microautograd.py derives it) ===
