@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from math import sqrt
 
 import pytest
 from hypothesis import given, settings
@@ -15,9 +14,10 @@ SEEDS = (42, 1, 2, 3)
 BARS = (
     # The thesis, each arm at the best of its rates.
     "batch_best - none_best >= 0.1",
-    "batch_best - layer_best >= 0.1",
+    # Its mechanism: to subtract the mean is enough for most of it.
+    "mean_best - none_best >= 0.08",
     # What can be seen before training: the digits' vectors become alike, or do not.
-    "none_cosine - batch_cosine >= 0.2",
+    "cosine_gap >= 0.2",
     # The price, within one trained network.
     "batch_best - one_class >= 0.3",
 )
@@ -25,13 +25,13 @@ BARS = (
 VARIANTS = {
     "shallow": {"NUM_LAYERS": 2},
     "residual": {"RESIDUAL": True},
-    "other_rates": {"RATES": (0.01, 1.0)},
+    "low_rates": {"RATES": (0.01, 0.03)},
     "twelve_epochs": {"EPOCHS": 12, "RATES": (0.1,)},
 }
 
 TWINS = {
-    "shallow": "batch_best - none_best >= 0.1",
-    "residual": "batch_best - layer_best >= 0.1",
+    "shallow": "mean_best - none_best >= 0.08",
+    "twelve_epochs": "batch_best - none_best >= 0.1",
 }
 
 script = load_script("microbatchnorm")
@@ -125,19 +125,20 @@ def test_mean_spread_and_gradient_of_a_column(count, width, seed, spread):
     d_out = normal(count, width, seed + 3)
     columns = list(zip(*out.data))
     out.backward(d_out)
-    for column, d_x, before, g, b in zip(columns, zip(*x.grad), zip(*rows), gains, shifts):
+    pieces = zip(columns, zip(*x.grad), zip(*d_out), zip(*rows), gains, shifts)
+    for column, d_x, d_column, before, g, b in pieces:
         mean = sum(before) / count
         variance = sum([(v - mean) ** 2 for v in before]) / count
         assert sum(column) / count == pytest.approx(b, abs=1e-9)
         expected = g * g * variance / (variance + 1e-5)
         assert sum([(v - b) ** 2 for v in column]) / count == pytest.approx(expected, rel=1e-6)
-        # Pushing all values of a unit the same way would be in vain.
-        size = sum(map(abs, d_x)) + 1e-9
-        assert abs(sum(d_x)) <= 1e-9 * size + 1e-9
-        # So would pushing them all away from their mean, but for eps.
+        # Pushing all values of a unit the same way would be in vain ...
+        assert sum(d_x) == pytest.approx(0.0, abs=1e-9 * (1 + sum(map(abs, d_x))))
+        # ... and so would pushing them all away from their mean, but for eps.
         along = sum([d * (v - mean) for d, v in zip(d_x, before)])
-        length = sqrt(variance * count) + 1e-12
-        assert abs(along) <= (1e-4 / (variance + 1e-5) + 1e-8) * size * length
+        pushed = sum([d * (v - mean) for d, v in zip(d_column, before)])
+        left = g * pushed * 1e-5 * (variance + 1e-5) ** -1.5
+        assert along == pytest.approx(left, rel=1e-5, abs=1e-9)
 
 
 def test_size_and_bias_of_the_weights_change_nothing():
@@ -282,15 +283,16 @@ def test_one_class_batches():
 
 # === BROKEN TWINS ===
 
-SMALL = {"NUM_TRAIN": 320, "EPOCHS": 1, "RATES": (0.3,), "NUM_STARTS": 3}
+SMALL = {"NUM_TRAIN": 320, "RATES": (0.3,), "NUM_STARTS": 2}
 
 
 def test_norm_over_features_does_not_keep_examples_apart():
-    twin("microbatchnorm", BARS[2], {"batch_norm": over_features}, SMALL)
+    twin("microbatchnorm", BARS[2], {"batch_norm": over_features}, {**SMALL, "EPOCHS": 0})
 
 
 def test_norm_over_features_does_not_depend_on_company():
-    twin("microbatchnorm", BARS[3], {"batch_norm": over_features}, {**SMALL, "EPOCHS": 4})
+    smaller = {**SMALL, "NUM_LAYERS": 3, "EPOCHS": 4}
+    twin("microbatchnorm", BARS[3], {"batch_norm": over_features}, smaller)
 
 
 def test_without_running_statistics_there_is_no_accuracy():
