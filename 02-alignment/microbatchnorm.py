@@ -55,12 +55,12 @@ from pathlib import Path
 # === CONSTANTS ===
 
 SEED = 42
-NUM_TRAIN = 1437  # the first 80% of the file; the other 360 digits are mostly by other writers
+NUM_TRAIN = 1437  # the first 80% of the file; the rest is mostly by other writers
 WIDTH = 16  # units of a layer
 NUM_LAYERS = 8  # layers with ReLU, before the last one
 RESIDUAL = False  # True: from layer 2 on, what a layer computes is added to its input
 BATCH_SIZE = 32  # images per step
-EPOCHS = 3  # for a short run; THE RUN says what four times as many change
+EPOCHS = 3  # THE RUN says what four times as many change
 RATES = (0.1, 0.3, 1.0)  # learning rates: each arm is judged at its best
 NUM_STARTS = 10  # untrained networks over which the cosines are averaged
 NUM_COMPARED = 64  # images whose directions are compared
@@ -86,13 +86,16 @@ COMPANY = 30  # images in a batch of one class: each has at least so many in the
 # outputs are not N(0, 1): their shape is whatever it was, and gamma and beta move it.) A bias in
 # front of batch norm would be dead weight: the mean takes it off again.
 
+Row = list[float]
+Matrix = list[Row]
+
 
 def batch_norm(
     x: Tensor,
     gamma: Tensor,
     beta: Tensor,
-    running_mean: list[float],
-    running_var: list[float],
+    running_mean: Row,
+    running_var: Row,
     training: bool,
     momentum: float = 0.1,
     eps: float = 1e-5,
@@ -143,7 +146,7 @@ def batch_norm(
     return Tensor(transpose(out), (x, gamma, beta), pass_back)
 
 
-def batch_statistics(columns: list[list[float]]) -> tuple[list[float], list[float]]:
+def batch_statistics(columns: Matrix) -> tuple[Row, Row]:
     """Mean and variance of each column: [D][N] -> D, D."""
     count = len(columns[0])
     if count < 2:
@@ -157,12 +160,7 @@ def batch_statistics(columns: list[list[float]]) -> tuple[list[float], list[floa
 
 
 def update_running(
-    running_mean: list[float],
-    running_var: list[float],
-    means: list[float],
-    variances: list[float],
-    count: int,
-    momentum: float,
+    running_mean: Row, running_var: Row, means: Row, variances: Row, count: int, momentum: float
 ) -> None:
     """Move the running statistics (changed in place) a little way to those of the batch.
 
@@ -188,7 +186,6 @@ def update_running(
 
 NONE, BATCH, LAYER = "no norm", "batch norm", "layer norm"
 CENTRE, SCALE, FOLDED = "mean only", "scale only", "normed start"
-Matrix = list[list[float]]
 
 
 def random_matrix(rows: int, columns: int, gain: float, rng: random.Random) -> Tensor:
@@ -348,59 +345,17 @@ def cosines_by_layer(norm: str, images: Matrix, rng: random.Random) -> list[floa
 
 # Batch norm does several things at once, so each explanation needs a network of its own.
 #
-#   - mean only, scale only: half of batch norm each. The cosines say that only the mean counts.
-#     Whether training agrees, the table shows.
+#   - mean only, scale only: half of batch norm each (half_norm, in the appendix). The cosines say
+#     that only the mean counts. Whether training agrees, the table shows.
 #   - layer norm: mean and variance over the 16 units of one example, instead of one unit over the
 #     examples. Examples are not compared, so nothing keeps them apart. Transformers use it (or
 #     RMSNorm, the division alone), but never without residual connections, x + layer(x). With
 #     these, the same eight layers reach 0.00 [results: residual.layer_best] with layer norm,
-#     0.00 [results: residual.batch_best] with batch norm, 0.00 [results: residual.none_best] without.
+#     0.00 [results: residual.batch_best] with batch norm, and
+#     0.00 [results: residual.none_best] without a norm.
 #   - normed start: is batch norm just a good initialisation? Let a network with batch norm see 256
 #     training images, write their statistics into its weights and biases (fold, below), and train
 #     what has become a plain network. It starts from nearly the same function as batch norm.
-
-
-def half_norm(
-    x: Tensor,
-    gamma: Tensor,
-    beta: Tensor,
-    running_mean: list[float],
-    running_var: list[float],
-    training: bool,
-    momentum: float,
-    centre: bool,
-) -> Tensor:
-    """Half of batch_norm: only subtract the mean (centre), or only divide by the deviation."""
-    columns = transpose(x.data)
-    means, variances = running_mean, running_var
-    if training:
-        means, variances = batch_statistics(columns)
-        update_running(running_mean, running_var, means, variances, len(x.data), momentum)
-    scales = [1.0 if centre else (variance + 1e-5) ** -0.5 for variance in variances]
-    shifts = [mean if centre else 0.0 for mean in means]
-    halves = [
-        [(v - shift) * scale for v in column]
-        for column, shift, scale in zip(columns, shifts, scales)
-    ]
-    gains = gamma.data[0]
-    out = [[g * h + b for h in half] for half, g, b in zip(halves, gains, beta.data[0])]
-
-    # As in batch_norm, with one of the two subtracted terms each.
-    def pass_back(d_out: list[list[float]]) -> tuple:
-        d_columns = transpose(d_out)
-        d_gamma = [dot(d, half) for d, half in zip(d_columns, halves)]
-        d_beta = [sum(d) for d in d_columns]
-        d_x = []
-        for i, d in enumerate(d_columns):
-            shift = d_beta[i] / len(d) if training and centre else 0.0
-            slope = d_gamma[i] / len(d) * scales[i] if training and not centre else 0.0
-            factor = gains[i] * scales[i]
-            d_x.append(
-                [factor * (e - shift - (v - means[i]) * slope) for e, v in zip(d, columns[i])]
-            )
-        return transpose(d_x), [d_gamma], [d_beta]
-
-    return Tensor(transpose(out), (x, gamma, beta), pass_back)
 
 
 def fold(network: Network) -> Network:
@@ -454,7 +409,21 @@ def batches_of_one_class(labels: Sequence[int]) -> list[list[int]]:
     return [[i for i, label in enumerate(labels) if label == d][:COMPANY] for d in range(10)]
 
 
-def in_company(network: Network, digit: list[float], company: Matrix) -> list[float]:
+def measure_price(
+    network: Network, images: Matrix, labels: Sequence[int]
+) -> tuple[dict[int, float], float]:
+    """The accuracies in mixed batches of several sizes, and in batches of one class."""
+    order = list(range(len(images)))
+    random.shuffle(order)
+    by_size = {}
+    for size in (COMPANY, 8, 4, 2):
+        batches = [order[i : i + size] for i in range(0, len(order) - size + 1, size)]
+        by_size[size] = accuracy_in_batches(network, images, labels, batches)
+    one_class = batches_of_one_class(labels)
+    return by_size, accuracy_in_batches(network, images, labels, one_class)
+
+
+def in_company(network: Network, digit: Row, company: Matrix) -> Row:
     """The probabilities [10] of a digit when a batch of other images is normalised with it."""
     logits = network.forward([digit, *company], training=True, momentum=0.0)
     return softmax_row(logits.data[0])
@@ -511,25 +480,13 @@ def main() -> dict[str, float]:
     results, network = train_arms(data)
 
     test_images, test_labels = data[2:]
-    order = list(range(len(test_images)))
-    random.shuffle(order)
-    mixed = {
-        size: [order[i : i + size] for i in range(0, len(order) - size + 1, size)]
-        for size in (2, 4, 8, 30)
-    }
-    by_size = {
-        size: accuracy_in_batches(network, test_images, test_labels, batches)
-        for size, batches in mixed.items()
-    }
-    one_class = accuracy_in_batches(
-        network, test_images, test_labels, batches_of_one_class(test_labels)
-    )
+    by_size, one_class = measure_price(network, test_images, test_labels)
     report_price(max(results[BATCH]), by_size, one_class)
     report_company(network, test_images, test_labels)
     logits = network.forward(test_images, training=False).data
     folded = fold(network).forward(test_images, training=False).data
-    gaps = [abs(a - b) for rows in zip(logits, folded) for a, b in zip(*rows)]
-    print(f"Folded into the weights, batch norm is gone; largest change of a logit {max(gaps):.0e}")
+    gap = max([abs(a - b) for rows in zip(logits, folded) for a, b in zip(*rows)])
+    print(f"Folded into the weights, batch norm is gone; largest change of a logit {gap:.0e}")
 
     headline = {
         "none_best": max(results[NONE]),
@@ -542,10 +499,53 @@ def main() -> dict[str, float]:
     report_conclusion(headline, results, cosines)
     print(f"time {time.perf_counter() - start:.1f} s")
     details = {"results": results, "cosines": cosines, "limits": limits, "by_size": by_size}
-    return {**headline, "details": {**details, "fold_gap": max(gaps)}}
+    return {**headline, "details": {**details, "fold_gap": gap}}
 
 
 # === APPENDIX: REPORT AND HELPERS ===
+
+
+def half_norm(
+    x: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    running_mean: Row,
+    running_var: Row,
+    training: bool,
+    momentum: float,
+    centre: bool,
+) -> Tensor:
+    """Half of batch_norm: only subtract the mean (centre), or only divide by the deviation."""
+    columns = transpose(x.data)
+    means, variances = running_mean, running_var
+    if training:
+        means, variances = batch_statistics(columns)
+        update_running(running_mean, running_var, means, variances, len(x.data), momentum)
+    scales = [1.0 if centre else (variance + 1e-5) ** -0.5 for variance in variances]
+    shifts = [mean if centre else 0.0 for mean in means]
+    halves = [
+        [(v - shift) * scale for v in column]
+        for column, shift, scale in zip(columns, shifts, scales)
+    ]
+    gains = gamma.data[0]
+    out = [[g * h + b for h in half] for half, g, b in zip(halves, gains, beta.data[0])]
+
+    # As in batch_norm, with one of the two subtracted terms each.
+    def pass_back(d_out: list[list[float]]) -> tuple:
+        d_columns = transpose(d_out)
+        d_gamma = [dot(d, half) for d, half in zip(d_columns, halves)]
+        d_beta = [sum(d) for d in d_columns]
+        d_x = []
+        for i, d in enumerate(d_columns):
+            shift = d_beta[i] / len(d) if training and centre else 0.0
+            slope = d_gamma[i] / len(d) * scales[i] if training and not centre else 0.0
+            factor = gains[i] * scales[i]
+            d_x.append(
+                [factor * (e - shift - (v - means[i]) * slope) for e, v in zip(d, columns[i])]
+            )
+        return transpose(d_x), [d_gamma], [d_beta]
+
+    return Tensor(transpose(out), (x, gamma, beta), pass_back)
 
 
 def report_data(data: tuple) -> None:
@@ -586,7 +586,7 @@ def report_price(running: float, by_size: dict[int, float], one_class: float) ->
     """Accuracies of one trained network with different statistics."""
     print("\nThe same network with batch norm, trained, only the statistics differ:")
     print(f"{'running statistics':<38}{running:.2f}")
-    for size, score in sorted(by_size.items(), reverse=True):
+    for size, score in by_size.items():
         print(f"{f'its own batch, {size} test digits':<38}{score:.2f}")
     print(f"{f'its own batch, {COMPANY} of one class':<38}{one_class:.2f}")
 
