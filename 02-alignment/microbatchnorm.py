@@ -20,7 +20,7 @@ variance       sigma_B^2           ... and its variance                         
 normed         x-hat               (x - mean) / sqrt(variance + eps)                 [N][D]
 gamma, beta    gamma, beta         learned scale and shift of each unit              [1][D]
 running_...    E[x], Var[x]        averages of the above, for use after training     D
-momentum       (1 - momentum)      weight of the newest batch in them, as in PyTorch 0.1
+momentum       (no symbol)         weight of the newest batch in them, as in PyTorch a number
 
 What is left out: convolutions (there the mean is over images and places, one for each channel);
 networks with residual connections, in which layer norm does much better than here; training with
@@ -172,17 +172,25 @@ def update_running(
     running_var[:] = [r + momentum * (v - r) for r, v in zip(running_var, unbiased)]
 
 
-# Multiply a unit's weights by 2, and x doubles, and so do mean and standard deviation: the output
-# is the same. So the loss cannot depend on the length of these weights. The gradient is at right
-# angles to them, and twice the length means half the gradient. Each step makes them longer, and
-# steps that were too large so shrink by themselves. This is one reason for the high rates.
+# Multiply a unit's weights by 2. Its x doubles, and so do mean and standard deviation, hence the
+# output stays the same. So the loss does not depend on the length of these weights, and it follows
+# that the gradient is at right angles to them, and half as large for weights of twice the length.
+# A step at a right angle always makes the weights longer. So a rate that is too high makes weights
+# grow until the steps are small compared with them. In the run, see who learns at the rate 1.0.
+#
+# The paper explains batch norm by "internal covariate shift": later layers need not follow the
+# changing distributions of earlier ones. Santurkar et al. put random shifts behind every batch
+# norm, and the networks trained as well. This run tests another explanation, in the next sections.
+#
+# In production: torch.nn.BatchNorm1d; BatchNorm2d for images; SyncBatchNorm, which computes the
+# statistics over the batches of all GPUs. For the backward pass each keeps one more [N][D].
 
 # === THE NETWORK AND ITS TRAINING ===
 
 # 64 pixels, eight layers of 16 units, 10 scores. The weights have variance 2 / inputs (He et al.,
-# 2015, arXiv:1502.01852): ReLU sets half of the numbers to zero, and the 2 makes up for that, so
-# that the size of the signal is kept through all layers. Where the plain network fails, it is not
-# for vanishing numbers. Batch norm stands before ReLU, as in the paper.
+# 2015, arXiv:1502.01852). ReLU sets about half of the numbers to zero, and the 2 makes up for that,
+# so that the size of the signal is about the same behind each layer. So if the plain network fails,
+# it is not because its numbers vanish. Batch norm stands before ReLU, as in the paper.
 
 NONE, BATCH, LAYER = "no norm", "batch norm", "layer norm"
 CENTRE, SCALE, FOLDED = "mean only", "scale only", "normed start"
@@ -277,16 +285,16 @@ def accuracy(logits: Matrix, labels: Sequence[int]) -> float:
 
 # The cosine of two vectors is 1 if they point the same way and 0 if they are at right angles. ReLU
 # leaves no number below zero, so all vectors behind it lie in one corner of the space and have
-# something in common. The next layer turns them by a random matrix, ReLU again makes them more
-# alike, and so on. For very wide layers the new cosine depends on the old one alone:
+# something in common. A random matrix keeps that (it keeps cosines, roughly), and the next ReLU
+# adds to it. For very wide layers the new cosine depends on the old one alone:
 #
 #     new = (sqrt(1 - old^2) + old (pi - arccos(old))) / pi                (Cho & Saul, 2009)
 #
-# From 0 it leads to 0.32, from 0.32 to 0.49, then 0.60, 0.67, ..., always upwards to 1. If each
-# layer first subtracts the mean over the batch, the vectors in front of ReLU sum to zero. On the
-# average they then have nothing in common, each layer begins near 0 again, and the cosine behind
-# it stays near 1/pi = 0.32, at any depth. This is what is lost without it: not the size of the
-# signal, but the differences within it.
+# From 0 it leads to 0.32, from there to 0.49, then 0.60, 0.67, ..., always upwards to 1. But if each
+# layer first subtracts the mean over the batch, the vectors in front of ReLU sum to zero: some
+# cosines are above 0, some below, and on the average they are about 0. So each layer starts anew,
+# and the cosine behind it stays near 1/pi = 0.32 at any depth. What the plain network loses is not
+# the size of the signal, but the differences within it.
 #
 # A shallow network has too few layers to lose much. With two of them, batch norm reaches
 # 0.00 [results: shallow.batch_best] and no norm 0.00 [results: shallow.none_best].
@@ -341,7 +349,7 @@ def cosines_by_layer(norm: str, images: Matrix, rng: random.Random) -> list[floa
     return [total / NUM_STARTS for total in totals]
 
 
-# === IS IT REALLY THAT? FOUR RIVALS ===
+# === WHICH PART DOES IT? FOUR RIVALS ===
 
 # Batch norm does several things at once, so each explanation needs a network of its own.
 #
@@ -389,8 +397,15 @@ def new_network(norm: str, images: Matrix, rng: random.Random) -> Network:
 
 # === THE PRICE: A PREDICTION DEPENDS ON ITS COMPANY ===
 
-# What if the statistics of the test batch are used, as when eval() was forgotten? momentum=0.0
-# makes sure that the running ones stay as they are.
+# What if the statistics of the test batch are used, as when eval() was forgotten? (momentum=0.0
+# makes sure that the running ones stay as they are.) A batch of two leaves of each value only
+# whether it is the larger or the smaller one: normed is 1 or -1. In a batch of one class, what its
+# images share is subtracted: just what would tell their class.
+#
+# Training on small batches suffers alike. Then one takes group norm or layer norm, which look at
+# one example only, or SyncBatchNorm. Who fine-tunes on small batches often leaves batch norm in
+# eval mode ("frozen"). It also lets information leak between the examples of a batch, which some
+# training methods (contrastive learning, for one) can exploit.
 
 
 def accuracy_in_batches(
