@@ -2,9 +2,10 @@
 
 A network of eight layers, each a matrix and a ReLU, is hard to train. One reason can be measured
 before training starts: from layer to layer the vectors of different inputs turn towards one and
-the same direction, until the last layer can hardly tell them apart. Batch normalisation looks at
-each unit of a layer, over the examples of the batch. It subtracts the unit's mean and divides by
-its standard deviation. What all examples have in common is gone, what differs is left.
+the same direction, and little is left by which the last layer could tell them apart. Batch
+normalisation looks at each unit of a layer, over the examples of the batch. It subtracts the
+unit's mean and divides by its standard deviation. What all examples have in common is gone, what
+differs is left.
 
 The run trains such a network on handwritten digits, for three epochs, at several learning rates:
 without normalisation, with batch norm, with each of its two halves alone (only subtract the mean,
@@ -290,8 +291,8 @@ def accuracy(logits: Matrix, labels: Sequence[int]) -> float:
 #
 #     new = (sqrt(1 - old^2) + old (pi - arccos(old))) / pi                (Cho & Saul, 2009)
 #
-# From 0 it leads to 0.32, from there to 0.49, then 0.60, 0.67, ..., always upwards to 1. But if each
-# layer first subtracts the mean over the batch, the vectors in front of ReLU sum to zero: some
+# From 0 it leads to 0.32, from there to 0.49, then 0.60, 0.67, ..., always upwards to 1. But if
+# each layer first subtracts the mean over the batch, the vectors in front of ReLU sum to zero: some
 # cosines are above 0, some below, and on the average they are about 0. So each layer starts anew,
 # and the cosine behind it stays near 1/pi = 0.32 at any depth. What the plain network loses is not
 # the size of the signal, but the differences within it.
@@ -566,7 +567,9 @@ def half_norm(
 def report_data(data: tuple) -> None:
     """The facts before anything is learned."""
     weights = 64 * WIDTH + (NUM_LAYERS - 1) * WIDTH * WIDTH + WIDTH * 10
-    print(f"{len(data[0]):,} digits to learn from, {len(data[2])} by other writers for the test")
+    print(
+        f"{len(data[0]):,} digits to learn from, {len(data[2])}, mostly by other writers, for the test"
+    )
     print(f"A network of {NUM_LAYERS} layers of {WIDTH} units: {weights:,} weights")
 
 
