@@ -567,9 +567,7 @@ def half_norm(
 def report_data(data: tuple) -> None:
     """The facts before anything is learned."""
     weights = 64 * WIDTH + (NUM_LAYERS - 1) * WIDTH * WIDTH + WIDTH * 10
-    print(
-        f"{len(data[0]):,} digits to learn from, {len(data[2])}, mostly by other writers, for the test"
-    )
+    print(f"{len(data[0]):,} digits to learn from; {len(data[2])} for the test, mostly by others")
     print(f"A network of {NUM_LAYERS} layers of {WIDTH} units: {weights:,} weights")
 
 
