@@ -451,7 +451,7 @@ def in_company(network: Network, digit: Row, company: Matrix) -> Row:
 # differ. Each is judged at the best of its rates, by the test digits: this flatters all a little.
 # Are the rates too high for the plain network? With 0.01 and 0.03 its best is
 # 0.00 [results: low_rates.none_best], and that of layer norm 0.00 [results: low_rates.layer_best].
-# Is it only slow? Yes, mostly: after 12 epochs at the rate 0.1 it reaches
+# How much of the gap is only speed? After 12 epochs at the rate 0.1 the plain network reaches
 # 0.00 [results: twelve_epochs.none_best], and batch norm 0.00 [results: twelve_epochs.batch_best].
 
 
