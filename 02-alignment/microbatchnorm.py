@@ -153,10 +153,8 @@ def batch_statistics(columns: Matrix) -> tuple[Row, Row]:
     if count < 2:
         raise ValueError("one example has no variance: batch norm trains on two or more")
     means = [sum(column) / count for column in columns]
-    variances = [
-        sum([(value - mean) ** 2 for value in column]) / count
-        for column, mean in zip(columns, means)
-    ]
+    centred = [[value - mean for value in column] for column, mean in zip(columns, means)]
+    variances = [dot(column, column) / count for column in centred]
     return means, variances
 
 
@@ -272,7 +270,10 @@ def train(
         for start in range(0, len(order) - BATCH_SIZE + 1, BATCH_SIZE):
             batch = order[start : start + BATCH_SIZE]
             logits = network.forward([images[i] for i in batch], training=True)
-            cross_entropy(logits, [labels[i] for i in batch]).backward()
+            loss = cross_entropy(logits, [labels[i] for i in batch])
+            if not math.isfinite(loss.item()):
+                return  # the rate was far too high, and the weights have left float's range
+            loss.backward()
             optimizer.step(rate)
 
 
