@@ -172,10 +172,10 @@ def update_running(
 
 
 # Multiply a unit's weights by 2. Its x doubles, and so do mean and standard deviation, hence the
-# output stays the same. So the loss does not depend on the length of these weights, and it follows
-# that the gradient is at right angles to them, and half as large for weights of twice the length.
-# A step at a right angle always makes the weights longer. So a rate that is too high makes weights
-# grow until the steps are small compared with them. In the run, see who learns at the rate 1.0.
+# output stays the same (but for eps). So the loss does not depend on the length of these weights.
+# It follows that the gradient is at right angles to them, and half as large for weights of twice
+# the length. A step at a right angle always makes the weights longer. So a rate that is too high
+# makes them grow until the steps are small beside them. In the run, see who learns at rate 1.0.
 #
 # The paper explains batch norm by "internal covariate shift": later layers need not follow the
 # changing distributions of earlier ones. Santurkar et al. put random shifts behind every batch
@@ -188,8 +188,8 @@ def update_running(
 
 # 64 pixels, eight layers of 16 units, 10 scores. The weights have variance 2 / inputs (He et al.,
 # 2015, arXiv:1502.01852). ReLU sets about half of the numbers to zero, and the 2 makes up for that,
-# so that the size of the signal is about the same behind each layer. So if the plain network fails,
-# it is not because its numbers vanish. Batch norm stands before ReLU, as in the paper.
+# so that the size of the signal is about the same behind each layer. So when the plain network
+# learns badly, it is not because its numbers vanish. Batch norm stands before ReLU, as in the paper.
 
 NONE, BATCH, LAYER = "no norm", "batch norm", "layer norm"
 CENTRE, SCALE, FOLDED = "mean only", "scale only", "normed start"
