@@ -189,7 +189,8 @@ def update_running(
 # 64 pixels, eight layers of 16 units, 10 scores. The weights have variance 2 / inputs (He et al.,
 # 2015, arXiv:1502.01852). ReLU sets about half of the numbers to zero, and the 2 makes up for that,
 # so that the size of the signal is about the same behind each layer. So when the plain network
-# learns badly, it is not because its numbers vanish. Batch norm stands before ReLU, as in the paper.
+# learns badly, it is not because its numbers vanish. Batch norm stands in front of ReLU, as in the
+# paper.
 
 NONE, BATCH, LAYER = "no norm", "batch norm", "layer norm"
 CENTRE, SCALE, FOLDED = "mean only", "scale only", "normed start"
