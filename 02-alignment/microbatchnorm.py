@@ -453,8 +453,9 @@ def in_company(network: Network, digit: Row, company: Matrix) -> Row:
 
 # Every arm starts from the same weights and sees the same batches; only the norm and the rate
 # differ. Each is judged at the best of its rates, by the test digits: this flatters all a little.
-# Small differences are luck: with seed 1, no norm reaches 0.37 [results: seed_1.none_best] and layer
-# norm 0.56 [results: seed_1.layer_best], with seed 3 layer norm 0.38 [results: seed_3.layer_best].
+# Small differences are luck: with seed 1 no norm reaches 0.37 [results: seed_1.none_best] and
+# layer norm 0.56 [results: seed_1.layer_best], with seed 3 layer norm
+# 0.38 [results: seed_3.layer_best].
 # Are the rates too high for the plain network? With 0.01 and 0.03 its best is
 # 0.28 [results: low_rates.none_best], and that of layer norm 0.45 [results: low_rates.layer_best].
 # How much of the gap is only speed? After 12 epochs at the rate 0.1 the plain network reaches
