@@ -133,7 +133,6 @@ VARIANTS = {
     "double_rate": {"LEARNING_RATE": 0.04},
     # All four heads start on letters that the left network may read.
     "left_start": {"DISTANCES": (-1, -1, -2, -2)},
-    "left_start_1": {"DISTANCES": (-1, -1, -2, -2), "SEED": 1},
     "each_alone": {"train": train_on_each_letter_alone},
     "longer": {"NUM_STEPS": 1500},
 }
