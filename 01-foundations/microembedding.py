@@ -260,7 +260,7 @@ class Encoder:
 #
 # The temperature matters. At tau = 0.02 the example's scores are 40 and 10, and its loss is 1e-13:
 # a lower loss, of the same vectors. So losses at different temperatures cannot be compared. And
-# only the closest negatives push: the MRR of the first encoder then ends at TEMP [results:
+# only the closest negatives push: the MRR of the first encoder then ends at 0.504 [results:
 # temperature_002.trained_mrr].
 #
 # More pairs in a batch are more negatives, a harder question, and a higher chance of a false one:
