@@ -1,20 +1,22 @@
-"""Contrastive learning teaches an encoder what its training pairs call the same, and only that.
+"""Contrastive learning teaches an encoder that what its training pairs call the same is the same.
 
 An embedding is a vector for a thing, made so that things which belong together lie close together.
 But what belongs together? Nobody writes that down. The training only shows pairs of things that
 count as the same, and asks the encoder to find for each one its partner among many others. So the
-pairs are the whole definition. This script shows how literally that is true.
+pairs are the main definition. (The other part is how a thing is presented to the encoder: here,
+names with letters in common start out alike.) This script shows how much the pairs decide.
 
 The things are first names. The run trains three encoders of the same kind. The first sees pairs
 that sound alike: a name and a respelling of it by rules such as ph = f, c = k. The second sees
 pairs with random typing errors. The third sees the first one's pairs, but is only told to bring
-partners together, not to keep others apart. Then each looks for real variants, such as catherine
-and katherine, among 10,000 names. Look at three things: which encoder is better than comparing
-letters without any training, and which is not; what happens without the others to keep apart; and
-how close the best of them comes to the rules themselves, applied by hand.
+partners together, not to keep other names, the negatives, apart. Then each looks for real
+variants, such as catherine and katherine, among 10,000 names. Look at three things: which encoder
+is better than comparing letters without any training, and which is not; what happens without the
+others to keep apart; and how close the best of them comes to the rules themselves, applied by
+hand.
 
 The measure is the mean reciprocal rank (MRR): 1 if the variant is always found first, 1/2 if it
-is always found second, 1/10,000 if it is always last.
+is always found second, and almost 0 if it is always among the last.
 
 In the code     In the papers       Meaning                                           Shape
 bags                                numbers of the letter groups in each name         N lists
@@ -24,21 +26,25 @@ temperature     tau                 divides the similarities: how sharply to com
 similarities    s, sim(z, z')       cosines; for length 1 they are dot products       [N][N]
 
 Left out: transformers as encoders, which read a text in order (here a name is a set of letter
-groups); hard negatives, chosen because they are close; an index that finds neighbours without
-comparing with all names (HNSW, IVF).
+groups); an index that finds neighbours without comparing with all names (FAISS calls our way
+IndexFlat; HNSW and IVF are faster and approximate); a set to tune on: learning rates and rules
+were chosen with the test pairs in view.
 
 A number marked [results: ...] is not from this run: it was recorded from a run with one thing
 changed, and stands in results/microembedding.json under that key.
 
-Papers: Hadsell, Chopra & LeCun, "Dimensionality Reduction by Learning an Invariant Mapping", 2006.
-van den Oord et al., "Representation Learning with Contrastive Predictive Coding", 2018,
-arXiv:1807.03748 (InfoNCE). Chen et al., "A Simple Framework for Contrastive Learning of Visual
-Representations", 2020, arXiv:2002.05709 (SimCLR). Wang & Isola, "Understanding Contrastive
-Representation Learning through Alignment and Uniformity on the Hypersphere", 2020,
-arXiv:2005.10242. Tian et al., "What Makes for Good Views for Contrastive Learning?", 2020,
-arXiv:2005.10243. Radford et al., "Learning Transferable Visual Models From Natural Language
-Supervision", 2021, arXiv:2103.00020 (CLIP). Bojanowski et al., "Enriching Word Vectors with
-Subword Information", 2016, arXiv:1607.04606 (fastText: words as bags of letter groups).
+Papers: Hadsell, Chopra & LeCun, "Dimensionality Reduction by Learning an Invariant Mapping", 2006
+(pairs, pulled together or pushed apart). van den Oord et al., "Representation Learning with
+Contrastive Predictive Coding", 2018, arXiv:1807.03748 (InfoNCE). Chen et al., "A Simple Framework
+for Contrastive Learning of Visual Representations", 2020, arXiv:2002.05709 (SimCLR). Wang &
+Isola, "Understanding Contrastive Representation Learning through Alignment and Uniformity on the
+Hypersphere", 2020, arXiv:2005.10242. Tian et al., "What Makes for Good Views for Contrastive
+Learning?", 2020, arXiv:2005.10243. Grill et al., 2020, arXiv:2006.07733 (BYOL: without
+negatives). Karpukhin et al., 2020, arXiv:2004.04906 (DPR: hard negatives in text search). Radford
+et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021,
+arXiv:2103.00020 (CLIP). Gao et al., 2021, arXiv:2104.08821 (SimCSE). Bojanowski et al.,
+"Enriching Word Vectors with Subword Information", 2016, arXiv:1607.04606 (fastText: words as bags
+of letter groups).
 """
 
 from __future__ import annotations
@@ -64,15 +70,18 @@ GALLERY_SIZE = 10_000  # names that are searched
 TABLE_SIZE = 4096  # rows of the table; letter groups are hashed to them
 WIDTH = 32  # entries of a vector
 TEMPERATURE = 0.2
-BATCH_SIZE = 64  # pairs per step: a name has 63 others to be told from
-NUM_STEPS = 150
-LEARNING_RATES = (0.03, 0.01, 0.01)  # the three encoders', each the best of 0.01 and 0.03
+BATCH_SIZE = 64  # pairs per step: each name has 63 negatives
+NUM_STEPS = 150  # 9,600 pairs: most names of the file are never an anchor
+LEARNING_RATES = (0.03, 0.01, 0.01)  # one per encoder, each the better of 0.01 and 0.03
 
 # === THE TEST: REAL VARIANTS OF NAMES ===
 
 # 69 pairs of spellings that are in use, both in the file. None of these 138 names is ever trained
-# on. Each asks for its partner among all others of the gallery. A caution: whoever writes such a
-# list has the rules below in mind, and rules and list are both ours.
+# on, neither as an anchor nor as a partner. Each asks for its partner among all others of the
+# gallery. A caution: whoever writes such a list has the rules below in mind, and rules and list
+# are both ours. So the test says whether an encoder learns what its pairs claim, not how well it
+# does on variants that the rules do not foresee. (The run also prints the pairs that the rules
+# miss.)
 
 VARIANTS_IN_USE = """
 catherine katherine sofia sophia steven stephen philip filip eric erik zachary zackary christopher
@@ -88,6 +97,7 @@ christina cameron kamryn jackson jaxson riley rylee abigail abbigail chloe khloe
 elizabeth elisabeth matthew mathew
 """.split()
 TEST_PAIRS = list(zip(VARIANTS_IN_USE[::2], VARIANTS_IN_USE[1::2]))
+TEST_NAMES = frozenset(VARIANTS_IN_USE)
 
 
 def letter_groups(name: str) -> list[str]:
@@ -103,12 +113,13 @@ def letter_groups(name: str) -> list[str]:
 # The thing to beat needs no training: two names are similar if they share letter groups. As
 # vectors of counts, with one dimension for each group, their cosine is
 # shared groups / sqrt(groups of one * groups of the other), if none occurs twice. catherine and
-# katherine share 15 of their 19 groups: 15/19 = 0.79.
+# katherine share 15 of their 19 groups: 15/19 = 0.79. (No cosine means "79% the same": in one space
+# 0.8 is rare, in another all names are that close. Only comparisons within one space count.)
 
 
 def group_similarities(queries: Sequence[str], names: Sequence[str]) -> list[list[float]]:
     """Cosines of letter group counts: [queries][names]."""
-    # For each group, in which names it stands (an inverted index): only these are looked at.
+    # For each group, which names contain it (an inverted index): only these are looked at.
     index: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
     lengths = []
     for column, name in enumerate(names):
@@ -130,10 +141,9 @@ def group_similarities(queries: Sequence[str], names: Sequence[str]) -> list[lis
 
 # === THE PAIRS: WHO SAYS WHAT IS THE SAME ===
 
-# This is where the encoder is told what to ignore. There is no other place: the loss and the
-# network below are the same for all pairs. In vision the pair is two crops of one photo, in text
-# search a question and its answer, in CLIP a picture and its caption. Each is a claim about what
-# does not matter.
+# This is where the encoder is told what to ignore: the loss and the network below are the same for
+# all pairs. In vision the pair is two crops of one photo, in text search a question and its answer,
+# in CLIP a picture and its caption. Each is a claim about what does not matter (Tian et al.).
 
 # ph=f: either may stand for the other; ck>k: only the first may become the second.
 SOUND_RULES = """
@@ -141,11 +151,13 @@ ph=f ck>k c=k y=i ie>y ey>ee ee>i z=s x>ks ai=ay ei>ai ou>u j>g ge>je gi>ji qu>k
 th>t oo>u gh>g aw>au an>ean e>i o>u a>e
 """.split()
 RESPELLINGS = [tuple(rule.replace("=", ">").split(">")) for rule in SOUND_RULES]
-RESPELLINGS += [(b, a) for rule in SOUND_RULES if "=" in rule for a, b in [rule.split("=")]]
+RESPELLINGS += [tuple(reversed(rule.split("="))) for rule in SOUND_RULES if "=" in rule]
 
 
 def respell(name: str, rng: random.Random) -> str:
-    """The name after one or two changes that leave its sound roughly as it is."""
+    """The name after one or two changes that mostly leave its sound as it is. (Some do not: scott
+    may become scotth or zcott. Pairs in use have such errors too.)
+    """
     for _ in range(rng.choice((1, 2))):
         changed = []
         for old, new in RESPELLINGS:
@@ -163,11 +175,13 @@ def respell(name: str, rng: random.Random) -> str:
 
 
 def mistype(name: str, rng: random.Random) -> str:
-    """The name after one or two slips: a letter left out, put in, or swapped with the next."""
+    """The name after one or two slips: a letter replaced, put in, left out, or swapped with the
+    next.
+    """
     for _ in range(rng.choice((1, 2))):
         i = rng.randrange(len(name))
         letter = chr(rng.randrange(ord("a"), ord("z") + 1))
-        changed = [name[:i] + letter + name[i:]]
+        changed = [name[:i] + letter + name[i + 1 :], name[:i] + letter + name[i:]]
         if len(name) > 2:
             changed.append(name[:i] + name[i + 1 :])
             changed.append(name[:i] + name[i + 1 : i + 2] + name[i] + name[i + 2 :])
@@ -175,15 +189,24 @@ def mistype(name: str, rng: random.Random) -> str:
     return name
 
 
+def partner_of(name: str, change: Callable, rng: random.Random) -> str:
+    """change(name), drawn again while it is the name itself or one of the test names."""
+    partner = change(name, rng)
+    while partner == name or partner in TEST_NAMES:
+        partner = change(name, rng)
+    return partner
+
+
 # === THE ENCODER ===
 
 # A name is a bag of letter groups. Each group has a row of 32 numbers in a table; a name's rows
 # are added up, passed through tanh and one linear layer, and the result is scaled to length 1. So
-# a name that was never seen has a vector too, as long as its groups were seen. 4,096 rows serve
-# all groups: a hash says which row, and some groups must share one. (Python's hash() of text
-# differs from run to run; crc32 does not.) tanh and the linear layer let groups act together;
-# without them a vector would be a plain sum. At length 1 a dot product is the cosine: no vector
-# can win by being long.
+# a name that was never seen has a vector too, as long as its groups were seen. A hash says which of
+# the 4,096 rows is a group's; there are more groups than rows, so many share one. (Python's hash()
+# of text differs from run to run; crc32 does not.) tanh and the linear layer let groups act
+# together; without them a vector would be a plain sum. At length 1 a dot product is the cosine: no
+# vector can win by being long. Anchors and partners pass through the same encoder, since both are
+# names; for questions and passages, or pictures and captions, there are often two.
 
 
 class Encoder:
@@ -215,27 +238,44 @@ class Encoder:
 # examples of what does not belong to it (negatives). To find the partner is a classification with
 # N classes, so the loss is cross-entropy over the similarities, divided by a temperature:
 #
-#     loss_i = -log( exp(s_ii / tau) / sum_j exp(s_ij / tau) )          InfoNCE, van den Oord eq. 4
+#     loss_i = -log( exp(s_ii / tau) / sum_j exp(s_ij / tau) )
+#
+# This is InfoNCE (van den Oord et al., eq. 4) with cosine / tau as the score, as in CLIP. ln N
+# minus the loss is a lower bound on how much anchor and partner say about each other (mutual
+# information). But it cannot exceed ln N, and a tighter bound is not a better encoder: it is not
+# why this works.
 #
 # Take two pairs, s_11 = 0.8 and s_12 = 0.2. At tau = 0.2 the scores are 4 and 1, the softmax gives
 # the partner 0.953 and the other 0.047, and the loss is -log 0.953 = 0.049. The gradient is
 # (p - onehot) / tau: -0.24 for s_11 and +0.24 for s_12. So the anchor is pulled to its partner and
 # pushed from the others, from each in proportion to its share of the softmax: with a low
-# temperature nearly all of the push is from the closest one. As much is asked the other way
-# round, each partner looking for its anchor, and the mean is taken (CLIP does so too).
+# temperature nearly all of the push is from the closest one. The same loss is computed in the other
+# direction, each partner looking for its anchor, and the mean is taken (CLIP does so too).
 #
-# Why negatives at all? "Partners should be close" alone has a perfect answer: the same vector for
-# every name. Only the others in the sum below forbid it. The third encoder shows this.
+# Two forces, then: partners come together (alignment), and all names spread over the sphere
+# (uniformity; Wang & Isola). With the first alone there is a perfect answer: the same vector for
+# every name. Here only the negatives forbid it, and the third encoder shows what happens without
+# them. (There are other ways: BYOL and SimSiam compute one side without a gradient and put a small
+# predictor on the other; VICReg asks that each coordinate vary and that no two say the same.)
 #
-# In production: sentence_transformers.losses.MultipleNegativesRankingLoss(model, scale=1 / tau).
-# Its batches hold hundreds of pairs, since more others make a harder question; the N x N
-# similarities are then what takes the memory.
+# The temperature matters. At tau = 0.02 the example's scores are 40 and 10, and its loss is 1e-13:
+# a lower loss, of the same vectors. So losses at different temperatures cannot be compared. And
+# only the closest negatives push: the MRR of the first encoder then ends at 0.504 [results:
+# temperature_002.trained_mrr].
+#
+# More pairs in a batch are more negatives, a harder question, and a higher chance of a false one:
+# two spellings of one name in one batch are pushed apart. Hard negatives, chosen because they are
+# close, are more often false; so text search mines them with care (DPR), and filters them.
+#
+# In production: sentence_transformers.losses.MultipleNegativesSymmetricRankingLoss, with scale = 1
+# / tau (20 by default) and hundreds of pairs or more per batch; the encoder is a transformer whose
+# outputs are averaged over the text.
 
 
 def info_nce(anchors: Tensor, positives: Tensor, temperature: float) -> Tensor:
     """anchors [N][D] and positives [N][D], of length 1 -> [1][1], the loss in nats.
 
-    If every name has the same vector, all N answers look alike, and the loss is ln N:
+    If every name has the same vector, all N scores are equal, and the loss is ln N:
     >>> same = Tensor([[1.0, 0.0], [1.0, 0.0]])
     >>> round(info_nce(same, same, 0.2).item(), 4), round(math.log(2), 4)
     (0.6931, 0.6931)
@@ -247,14 +287,18 @@ def info_nce(anchors: Tensor, positives: Tensor, temperature: float) -> Tensor:
 
 
 def attraction(anchors: Tensor, positives: Tensor) -> Tensor:
-    """The mean squared distance of partners, and nothing else: what the third encoder is told."""
-    zeros = [[0.0] * len(row) for row in anchors.data]
-    return mse_loss(anchors - positives, zeros) * float(WIDTH)
+    """The mean squared distance of partners, [N][D] each -> [1][1]: the third encoder's only loss.
+    |a - p|^2 = 2 - 2 a.p for vectors of length 1.
+    """
+    width = len(anchors.data[0])
+    zeros = [[0.0] * width for _ in anchors.data]
+    return mse_loss(anchors - positives, zeros) * float(width)  # a mean over N, not over N * D
 
 
 # === TRAINING ===
 
-# The same steps for all three encoders. Only the pairs differ, and for the third one the loss.
+# The same start, anchors and number of steps for all three encoders. The pairs differ, for the
+# third one the loss, and each has its own learning rate.
 
 
 def train(
@@ -264,16 +308,16 @@ def train(
     with_negatives: bool,
     learning_rate: float,
 ) -> None:
-    """Learn from pairs (name, change(name)), step by step."""
-    rng = random.Random(SEED)  # all three encoders see the same names
-    # Of the table's 4,096 rows a batch uses about 800. The optimiser passes over the others
+    """Learn from pairs (name, its changed partner), step by step."""
+    anchor_rng, change_rng = random.Random(SEED), random.Random(SEED + 1)
+    # Of the table's 4,096 rows a batch uses a small part. The optimiser passes over the others
     # (torch.optim.SparseAdam with torch.nn.EmbeddingBag(sparse=True)).
     optimizer = SparseAdam(encoder.parameters())
     recent_losses: list[float] = []
     for step in range(1, NUM_STEPS + 1):
-        batch = rng.sample(names, BATCH_SIZE)
+        batch = anchor_rng.sample(names, BATCH_SIZE)
         anchors = encoder.forward(batch)
-        positives = encoder.forward([change(name, rng) for name in batch])
+        positives = encoder.forward([partner_of(name, change, change_rng) for name in batch])
         if with_negatives:
             loss = info_nce(anchors, positives, TEMPERATURE)
         else:
@@ -287,9 +331,6 @@ def train(
             print(f"step {step:4d}/{NUM_STEPS} | loss {mean:.4f}", flush=True)
             recent_losses.clear()
 
-
-# The temperature matters. With 0.02 instead of 0.2 only the closest of the others push, and the MRR
-# of the first encoder ends at 0.530 [results: temperature_002.trained_mrr].
 
 # === SEARCHING ===
 
@@ -312,7 +353,7 @@ def encoder_similarities(
 
 def ranks_of_partners(similarities: Sequence[Sequence[float]], names: Sequence[str]) -> list[int]:
     """At which rank each test name finds its partner: 1 is best. The first 138 names are the
-    test names, partners side by side. A tie counts as behind.
+    test names, partners side by side. Ties are counted against the partner.
     """
     ranks = []
     for i, row in enumerate(similarities):
@@ -332,10 +373,11 @@ def mean_reciprocal_rank(ranks: Sequence[int]) -> float:
 
 
 # Whoever knows the rules need not learn them. To see what they are worth, we rewrite every name by
-# them, all in one direction, and compare letter groups of the results; where these are equal, the
-# letter groups of the names as they are decide. An encoder that had learned the rules, and nothing
-# besides, should come out near this. The rule a>e is left out: to merge a with e and i throws too
-# many names together, and the MRR falls to 0.628 [results: all_vowels.rules_mrr].
+# them, all in one direction, and compare letter groups of the results, plus a tenth of the cosine
+# of the names as they are, which mostly decides between names that are rewritten alike. This is a
+# yardstick and not a ceiling: the training pairs have one or two random changes, this has all. The
+# rule a>e is left out: to merge a with e and i throws too many names together, and the MRR falls to
+# 0.628 [results: all_vowels.rules_mrr]. So are rules that would undo another.
 
 ONE_WAY = [rule for rule in SOUND_RULES if rule not in ("j>g", "an>ean", "ai=ay", "a>e")]
 
@@ -348,7 +390,7 @@ def canonical(name: str) -> str:
     """
     name = name.removesuffix("e")
     for _ in range(3):  # a rewriting may make room for another: ie, y, i
-        for rule in ONE_WAY:  # without those that would undo another, or never end
+        for rule in ONE_WAY:
             old, new = rule.replace("=", ">").split(">")
             name = name.replace(old, new)
     name = name.replace("h", "")
@@ -368,14 +410,15 @@ def main() -> dict[str, object]:
     all_names = load_names()
     rng.shuffle(all_names)
     test_names = [name for pair in TEST_PAIRS for name in pair]
-    others = [name for name in all_names if name not in set(test_names)]
-    names = test_names + others[: GALLERY_SIZE - len(test_names)]
-    report_data(others, names, rng)
+    train_names = [name for name in all_names if name not in TEST_NAMES]
+    gallery = test_names + train_names[: GALLERY_SIZE - len(test_names)]
+    report_data(train_names, gallery, rng)
 
-    untrained = Encoder(rng)
     results = {
-        "letter groups": group_similarities(test_names, names),
-        "encoder, untrained": encoder_similarities(untrained, test_names, names),
+        "letter groups": group_similarities(test_names, gallery),
+        "encoder, untrained": encoder_similarities(
+            Encoder(random.Random(SEED)), test_names, gallery
+        ),
     }
     arms = (
         ("sound-alike pairs", respell, True),
@@ -383,20 +426,19 @@ def main() -> dict[str, object]:
         ("no negatives", respell, False),
     )
     for (title, change, with_negatives), learning_rate in zip(arms, LEARNING_RATES):
-        encoder = Encoder(rng)
-        encoder.table.data, encoder.weight.data = untrained.table.data, untrained.weight.data
+        encoder = Encoder(random.Random(SEED))  # all start from the same numbers
         print(f"\nTraining: {title}")
         start = time.perf_counter()
-        train(encoder, others, change, with_negatives, learning_rate)
+        train(encoder, train_names, change, with_negatives, learning_rate)
         print(f"time  training took {time.perf_counter() - start:.1f} s")
-        results[title] = encoder_similarities(encoder, test_names, names)
-    results["rules by hand"] = rule_similarities(test_names, names)
+        results[title] = encoder_similarities(encoder, test_names, gallery)
+    results["rules by hand"] = rule_similarities(test_names, gallery)
 
-    ranks = {title: ranks_of_partners(rows, names) for title, rows in results.items()}
+    ranks = {title: ranks_of_partners(rows, gallery) for title, rows in results.items()}
     mrr = {title: mean_reciprocal_rank(row) for title, row in ranks.items()}
-    report_ranks(ranks, len(names))
+    report_ranks(ranks, len(gallery))
     strangers = report_similarities(results)
-    report_neighbours(results, names)
+    report_neighbours(results, gallery)
     headline = {
         "trained_mrr": mrr["sound-alike pairs"],
         "ngram_mrr": mrr["letter groups"],
@@ -412,16 +454,21 @@ def main() -> dict[str, object]:
 # === APPENDIX: REPORT AND HELPERS ===
 
 
-def report_data(others: Sequence[str], names: Sequence[str], rng: random.Random) -> None:
+def report_data(train_names: Sequence[str], gallery: Sequence[str], rng: random.Random) -> None:
     """The facts before anything is learned, and examples of pairs."""
     count = len(TEST_PAIRS)
-    print(f"{len(others):,} names to learn from. {2 * count} others, {count} pairs of variants,")
-    print(f"  look for their partner among {len(names):,} names. By chance the")
-    chance = sum([1.0 / rank for rank in range(1, len(names))]) / (len(names) - 1)
+    print(
+        f"{len(train_names):,} names to learn from. {2 * count} others, {count} pairs of variants,"
+    )
+    print(f"  look for their partner among {len(gallery):,} names. By chance the")
+    chance = sum([1.0 / rank for rank in range(1, len(gallery))]) / (len(gallery) - 1)
     print(f"  mean reciprocal rank (MRR) would be {chance:.3f}.")
-    shown = rng.sample(others, 3)
-    print("Pairs to learn from, by sound:  " + ", ".join([f"{n} {respell(n, rng)}" for n in shown]))
-    print("and with slips:  " + ", ".join([f"{n} {mistype(n, rng)}" for n in shown]))
+    shown = rng.sample(train_names, 3)
+    for words, change in (
+        ("Pairs to learn from, by sound:", respell),
+        ("and with slips:", mistype),
+    ):
+        print(f"{words}  " + ", ".join([f"{n} {partner_of(n, change, rng)}" for n in shown]))
 
 
 def report_ranks(ranks: dict[str, list[int]], size: int) -> None:
@@ -441,7 +488,8 @@ def report_similarities(results: dict[str, list[list[float]]]) -> dict[str, floa
     """Histograms of cosines: of partners, and of names that have nothing to do with each other.
     Returns the mean of the latter by title.
     """
-    print("\nCosines, from -1 at the left to 1 at the right: the darker, the more pairs")
+    print("\nCosines from -1 (left) to 1. Variants should be close (alignment), strangers")
+    print("spread (uniformity). In each row: the darker, the more pairs.")
     means = {}
     for title, rows in results.items():
         partners = [row[i + 1 if i % 2 == 0 else i - 1] for i, row in enumerate(rows)]
@@ -473,19 +521,21 @@ def report_neighbours(results: dict[str, list[list[float]]], names: Sequence[str
 
 
 def compare(ranks_a: Sequence[int], ranks_b: Sequence[int]) -> tuple[str, float]:
-    """How the MRR of two ways of comparing differ, in a word, and the difference's standard error,
-    name by name.
+    """How the MRR of two ways of comparing differ, in words, and the difference's standard error
+    over the pairs of variants. (Seeds differ besides.)
     """
     gains = [1.0 / a - 1.0 / b for a, b in zip(ranks_a, ranks_b)]
+    # The two names of a pair ask for each other: their gains go together.
+    gains = [(first + second) / 2.0 for first, second in zip(gains[::2], gains[1::2])]
     mean = sum(gains) / len(gains)
     error = (sum([(g - mean) ** 2 for g in gains]) / (len(gains) - 1) / len(gains)) ** 0.5
     if abs(mean) <= 2.0 * error:
-        return "neither better nor worse than", error
+        return "not clearly different from", error
     return ("better than" if mean > 0.0 else "worse than"), error
 
 
 def report_conclusion(numbers: dict[str, float], ranks: dict[str, list[int]]) -> None:
-    """Say in words what the run has shown, whatever it has shown."""
+    """Say in words what the run has shown."""
     groups = ranks["letter groups"]
     print()
     for title, key in (("sound-alike pairs", "trained_mrr"), ("pairs with slips", "typo_mrr")):
@@ -497,10 +547,21 @@ def report_conclusion(numbers: dict[str, float], ranks: dict[str, list[int]]) ->
     words, error = compare(ranks["sound-alike pairs"], ranks["rules by hand"])
     print(f"With sound-alike pairs it is {words} the rules by hand:")
     print(f"  MRR {numbers['rules_mrr']:.3f}, standard error {error:.3f}.")
-    if numbers["collapsed_cosine"] > 0.9:
-        cosine, mrr = numbers["collapsed_cosine"], numbers["collapsed_mrr"]
+    missed = [i for i, (a, b) in enumerate(TEST_PAIRS) if canonical(a) != canonical(b)]
+    if missed:
+        rows = [ranks[title] for title in ("sound-alike pairs", "letter groups")]
+        own, other = [
+            mean_reciprocal_rank([row[k] for i in missed for k in (2 * i, 2 * i + 1)])
+            for row in rows
+        ]
+        print(f"On the {len(missed)} pairs that the rules do not make equal its MRR is {own:.3f};")
+        print(f"  letter groups have {other:.3f}.")
+    cosine, mrr = numbers["collapsed_cosine"], numbers["collapsed_mrr"]
+    if cosine > 0.9:
         print("Without negatives nearly all names have moved to one place: strangers have")
-        print(f"  cosine {cosine:.3f}, and the MRR is {mrr:.3f}.")
+    else:
+        print("Without negatives the names have not moved to one place: strangers have")
+    print(f"  cosine {cosine:.3f}, and the MRR is {mrr:.3f}.")
 
 
 # === APPENDIX: ENGINE (common/engine.py; microautograd.py derives it) ===

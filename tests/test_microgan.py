@@ -45,6 +45,8 @@ def minimax(fake_logits):
 
 
 VARIANTS = {
+    "low_rate": {"LEARNING_RATE": 0.01},
+    "minimax": {"generator_loss": minimax},
     "constant_gradient": {"input_gradient": constant_gradient},
     "wrong_sign": {"r1_penalty": wrong_sign},
     "no_exchange": {"GAMMAS": {"plain": (0.0, 0.0), "penalty": (0.1, 0.1)}},
