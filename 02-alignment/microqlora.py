@@ -99,8 +99,8 @@ REPAIR_RATE = 0.02
 #     nearest level    1       0       0.338   0            codes 3, 1, 2, 1
 #     level * scale    0.50    0.00    0.169   0.00         what the layer will use
 #
-# The quantiles must be divided by the largest of them (1.85), as the weights were by theirs. Without
-# that the outer levels lie beyond 1, where there are no weights, and their codes are wasted.
+# The quantiles must be divided by the largest of them (1.85), as the weights are by theirs. If not,
+# the outer levels lie beyond 1, where there are no weights, and their codes are wasted.
 #
 # NF4 is often called "information-theoretically optimal", which means that each level is used
 # equally often. For normal numbers that would nearly hold. But divided by the largest of its block,
@@ -363,9 +363,9 @@ def double_quantize_model(model: Transformer) -> tuple[Transformer, float]:
 #
 # Is the repair only a copy of what rounding took away? The best copy of rank 2 needs no training:
 # it is the SVD of W minus its decoded self, cut to 2 terms (microlora explains this). It leaves a
-# rise of 0.149 [results: svd_repair.repaired_rise_nf2], far more than training does. What was lost
-# does not fit into rank 2, but training sees which part of it the loss depends on. (LoftQ begins
-# with such a copy and then trains.) Rank 8 leaves 0.054 [results: rank_8.repaired_rise_nf2].
+# rise of 0.149 [results: svd_repair.repaired_rise_nf2], far more than training does: it makes the
+# error of the weights small, training the loss itself. (LoftQ begins with such a copy and trains on
+# from there.) With rank 8 training leaves 0.054 [results: rank_8.repaired_rise_nf2].
 
 
 def train(
