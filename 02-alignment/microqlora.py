@@ -160,13 +160,13 @@ def quantize_blockwise(
 def dequantize_blockwise(
     codes: Sequence[int], scales: Sequence[float], levels: Sequence[float]
 ) -> list[float]:
-    """The weights that codes and scales stand for: level * scale."""
+    """The weights that codes and scales stand for, level * scale: we call them decoded."""
     return [levels[code] * scales[i // BLOCK_SIZE] for i, code in enumerate(codes)]
 
 
 # === A FROZEN LAYER IN FEW BITS ===
 
-# The paper's formula for a layer (its eq. 5, transposed), and ours:
+# The paper's formula for a layer (its eq. 5), and ours, in which every matrix is transposed:
 #
 #     Y = X doubleDequant(c_1, c_2, W^NF4) + X L_1 L_2
 #     y = linear(x, weight)                + linear(linear(x, lora_A), lora_B)
@@ -239,11 +239,14 @@ def quantize_model(model: Transformer, levels: Sequence[float]) -> Transformer:
 # === ADAPTERS OVER IT ===
 
 # This is microlora's adapter without a change of a letter. It asks its base for a product and for
-# the shape of its weight, and does not care how the base stores it. In production the same three
-# steps are: AutoModelForCausalLM.from_pretrained(..., quantization_config=BitsAndBytesConfig(
-# load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-# bnb_4bit_compute_dtype=torch.bfloat16)), then PEFT's prepare_model_for_kbit_training and
-# get_peft_model. It is smaller than LoRA, not faster: decoding is extra work.
+# the shape of its weight, and does not care how the base stores it. In production:
+#
+#     config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4",
+#         bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16)
+#     model = AutoModelForCausalLM.from_pretrained(name, quantization_config=config)
+#     model = get_peft_model(prepare_model_for_kbit_training(model), LoraConfig(...))
+#
+# QLoRA is smaller than LoRA, not faster: decoding is extra work.
 
 
 class LoRALinear:
@@ -286,8 +289,9 @@ def add_adapters(
 
 
 # What is served after training? Codes and adapter apart, as they were trained, or W + B A as one
-# matrix in 16 bits. Both give what was trained. To have one matrix in few bits, the sum must be
-# quantised once more, and a change that is smaller than the gaps between levels is mostly lost:
+# matrix in 16 bits. Both compute what was trained, but for the last digits. To have one matrix in
+# few bits, the sum must be quantised once more, and many changes are smaller than the gaps between
+# the levels:
 #
 #     NF2, scale 0.50:  a weight decodes to 0.169, the adapter adds 0.06, the sum is 0.229.
 #                       The nearest of -0.5, 0, 0.169 and 0.5 is 0.169: what it added is gone.
@@ -356,10 +360,10 @@ def double_quantize_model(model: Transformer) -> tuple[Transformer, float]:
 # they have never seen. The difference between these and QLoRA's is what training *through* the
 # quantised weights is good for.
 #
-# Where one training run ends is a matter of luck too, in the second decimal. QLoRA over NF4 ends
-# GAP1 [results: seed_1.qlora_gap_nf4], GAP2 [results: seed_2.qlora_gap_nf4] and
-# GAP3 [results: seed_3.qlora_gap_nf4] nats above LoRA on other seeds, and with another learning
-# rate, 0.02, it is -0.003 [results: rate_02.qlora_gap_nf4].
+# One run could deceive. QLoRA's loss over NF4 minus LoRA's is -0.005
+# [results: seed_1.qlora_gap_nf4], 0.003 [results: seed_2.qlora_gap_nf4] and 0.005
+# [results: seed_3.qlora_gap_nf4] on other seeds, and -0.003 [results: rate_02.qlora_gap_nf4] with
+# the learning rate 0.02.
 #
 # Is the repair only a copy of what rounding took away? The best copy of rank 2 needs no training:
 # it is the SVD of W minus its decoded self, cut to 2 terms (microlora explains this). It leaves a
