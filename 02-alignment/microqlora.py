@@ -636,9 +636,9 @@ def report_adapters(
     row, best = losses[title], codes["full precision"]["base_kind"]
     if len(losses) == 1:
         print(f"\nAdapters of rank {RANK}, {num_trained(adapted)} numbers in full precision")
-        print("To adapt: trained on the target kind, over this base, or over full")
-        print("precision and moved here. To repair: trained on the base kind, then merged")
-        print("into the base and quantised again.")
+        print("none: no adapters. moved: trained over full precision, then put on this base.")
+        print("trained here: over this base. repaired: trained over it on the base kind.")
+        print("merged: those of the repair merged into the base, and quantised again.")
         print("                 loss on target kind            rise on base kind")
         print("over             none    moved   trained here   none    repaired  merged")
     moved = f"{row['moved']:.3f}" if "moved" in row else "     "
@@ -659,25 +659,25 @@ def report_conclusion(headline: dict[str, float], codes: dict[str, dict[str, flo
 
     bits = codes["NF4"]["bits_per_weight"]
     gap = headline["qlora_gap_nf4"]
-    print(f"\nNF4 keeps a weight in {bits:.2f} bits, its scale included, and raises", end=" ")
-    print(f"the loss by {headline['rise_nf4']:.3f}.")
+    print(f"\nNF4 keeps a weight in {bits:.2f} bits, its scale included. The loss", end=" ")
+    print(f"rises\nby {headline['rise_nf4']:.3f}.", end=" ")
     print(f"Adapters over it end {abs(gap):.3f} nats {'above' if gap > 0 else 'below'}", end=" ")
-    print("those over full precision.")
+    print("those\nover full precision.")
     if broken <= 0.0:
         print("At 2 bits nothing is lost, so there is nothing to repair.")
         return
     won = 1.0 - repaired / broken
     gain = headline["gain_of_training_through_nf2"]
-    print(f"At 2 bits the base loses {broken:.3f} nats. Adapters trained over it end", end=" ")
-    print(f"{abs(gain):.3f}\nnats {'below' if gain > 0 else 'above'} adapters moved onto it.")
-    print(f"Adapters trained to repair it win back {won:.0%} of the loss.", end=" ")
+    print(f"At 2 bits it rises by {broken:.3f}. Adapters trained over this base end", end=" ")
+    print(f"{abs(gain):.3f} nats\n{'below' if gain > 0 else 'above'} those moved onto it.", end=" ")
+    print(f"Trained to repair it, they undo {won:.0%} of the rise.")
     if merged >= broken:
-        print("Merged into\n2 bits, all of this is lost again.")
+        print("Merged into 2 bits, all of this is lost again.")
     elif merged > repaired:
         share = (merged - repaired) / (broken - repaired) if repaired < broken else 1.0
-        print(f"Merged into\n2 bits, {share:.0%} of that is lost again.")
+        print(f"Merged into 2 bits, {share:.0%} of this is lost again.")
     else:
-        print("Merging\nthem into 2 bits loses nothing.")
+        print("Merging them into 2 bits loses nothing.")
 
 
 # === APPENDIX: THE MODEL AND THE TASK (as in microlora.py, which explains them) ===

@@ -371,9 +371,9 @@ def test_moved_adapters_are_the_same_over_another_base():
 @pytest.mark.parametrize(
     ("repaired", "merged", "words"),
     [
-        (0.05, 0.15, "win back 75% of the loss. Merged into\n2 bits, 67% of that is lost again."),
-        (0.05, 0.25, "Merged into\n2 bits, all of this is lost again."),
-        (0.05, 0.05, "Merging\nthem into 2 bits loses nothing."),
+        (0.05, 0.15, "undo 75% of the rise.\nMerged into 2 bits, 67% of this is lost again."),
+        (0.05, 0.25, "Merged into 2 bits, all of this is lost again."),
+        (0.05, 0.05, "Merging them into 2 bits loses nothing."),
     ],
 )
 def test_conclusions_follow_the_numbers(capsys, repaired, merged, words):
