@@ -662,7 +662,7 @@ def report_conclusion(headline: dict[str, float], codes: dict[str, dict[str, flo
     print(f"\nNF4 keeps a weight in {bits:.2f} bits, its scale included. The loss", end=" ")
     print(f"rises\nby {headline['rise_nf4']:.3f}.", end=" ")
     print(f"Adapters over it end {abs(gap):.3f} nats {'above' if gap > 0 else 'below'}", end=" ")
-    print("those\nover full precision.")
+    print("those over full precision.")
     if broken <= 0.0:
         print("At 2 bits nothing is lost, so there is nothing to repair.")
         return
