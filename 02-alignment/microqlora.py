@@ -758,7 +758,7 @@ def trainable_parameters(model: Transformer) -> list[Tensor]:
 
 
 def predict(model: Transformer, names: Sequence[str]) -> tuple[Tensor, list[int]]:
-    """Read names, all at once -> logits [N][27] for the N symbols that follow, and these."""
+    """Read names, all at once -> logits [N][27], and the N symbols that really came next."""
     ids, positions, spans, targets = pack([encode(name) for name in names])
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
