@@ -42,16 +42,19 @@ al., 2025, arXiv:2507.18071 (GSPO). Tang & Munos, 2025, arXiv:2506.09477 (KL ter
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import http.client
 import math
 import os
 import random
+import time
 import urllib.request
 from collections.abc import Callable, Sequence
 from math import exp, log
 from operator import add, mul, sub
 from pathlib import Path
+from typing import Any
 
 # === CONSTANTS ===
 
@@ -126,7 +129,7 @@ def pretrain(names: Sequence[str], rng: random.Random) -> GPT:
 
 
 def predict(model: GPT, texts: Sequence[Sequence[int]]) -> tuple[Tensor, list[int]]:
-    """Read texts, all at once -> logits [N][31] for the N symbols that follow, and these symbols."""
+    """Read texts, all at once -> logits [N][31] for the N next symbols, and these symbols."""
     ids, positions, spans, targets = pack(texts)
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -188,20 +191,21 @@ def group_advantages(rewards: Sequence[float], group_size: int) -> list[float]:
 
 
 # The division makes every group's advantages equally large, whatever the unit of its grader. It
-# also gives most weight to answers that are rare in their group: among seven wrong answers, a right
-# one gets 2.5, among four it gets 0.9. Dr. GRPO leaves the division out. In a group that agrees, all
-# right or all wrong, every advantage is 0. Such groups were written for nothing; DAPO discards them
-# and samples others.
+# also gives most weight to answers that are rare in their group: one right answer beside seven wrong
+# ones gets 2.5, four beside four get 0.9 each. Dr. GRPO leaves the division out. In a group that
+# agrees, all right or all wrong, every advantage is 0. Such groups were written for nothing; DAPO
+# discards them and samples others.
 #
 # The rival, one mean and one standard deviation for the batch, is no straw man: it is an old habit
 # in policy gradient code. If all prompts are graded alike, it works here too, as the run shows.
 
 # === THE LOSS ===
 
-# Writing costs more than a step of training, so the same answers are used EPOCHS times. After the
-# first update the policy is no longer the one that wrote them. The ratio pi(symbol) / pi_old(symbol)
-# corrects for that, and the clip of PPO takes away the reward for going far on old answers. In the
-# first epoch all ratios are 1: there the gradient is that of advantage * log pi.
+# With large models, writing costs more than an update, so the same answers are used EPOCHS times.
+# After the first update the policy is no longer the one that wrote them. The ratio of probabilities,
+# pi(symbol) / pi_old(symbol), corrects for that, and the clip of PPO takes away the reward for going
+# far on old answers. In the first epoch all ratios are 1: there the gradient of the first term is
+# that of -advantage * log pi.
 
 
 def grpo_loss(
@@ -342,7 +346,7 @@ def main() -> dict[str, object]:
     names = [name for name in load_names() if len(name) < CONTEXT - 1]
     reference = pretrain(names, rng)
     seed = rng.getrandbits(32)
-    before = evaluate(reference, random.Random(seed))
+    before = evaluate(reference, random.Random(seed + 1))
 
     whole_batch = GROUP_SIZE * len(PROMPTS)
     policies, results = {}, {}
@@ -355,7 +359,7 @@ def main() -> dict[str, object]:
         print(f"\nBaseline: {title}")
         policy, history = train(reference, offsets, group_size, random.Random(seed))
         policies[title] = policy
-        results[title] = {**evaluate(policy, random.Random(seed)), "history": history}
+        results[title] = {**evaluate(policy, random.Random(seed + 1)), "history": history}
     print(f"time  all of this took {time.perf_counter() - start:.1f} s")
 
     group_agree, group_differ, batch_agree, batch_differ = results.values()
