@@ -191,10 +191,10 @@ def group_advantages(rewards: Sequence[float], group_size: int) -> list[float]:
 
 
 # The division makes every group's advantages equally large, whatever the unit of its grader. It
-# also gives most weight to answers that are rare in their group: one right answer beside seven wrong
-# ones gets 2.5, four beside four get 0.9 each. Dr. GRPO leaves the division out. In a group that
-# agrees, all right or all wrong, every advantage is 0. Such groups were written for nothing; DAPO
-# discards them and samples others.
+# also gives most weight to answers that are rare in their group: one right answer beside seven
+# wrong ones gets 2.5, four beside four get 0.9 each. Dr. GRPO leaves the division out. In a group
+# that agrees, all right or all wrong, every advantage is 0. Such groups were written for nothing;
+# DAPO discards them and samples others.
 #
 # The rival, one mean and one standard deviation for the batch, is no straw man: it is an old habit
 # in policy gradient code. If all prompts are graded alike, it works here too, as the run shows.
@@ -202,10 +202,10 @@ def group_advantages(rewards: Sequence[float], group_size: int) -> list[float]:
 # === THE LOSS ===
 
 # With large models, writing costs more than an update, so the same answers are used EPOCHS times.
-# After the first update the policy is no longer the one that wrote them. The ratio of probabilities,
-# pi(symbol) / pi_old(symbol), corrects for that, and the clip of PPO takes away the reward for going
-# far on old answers. In the first epoch all ratios are 1: there the gradient of the first term is
-# that of -advantage * log pi.
+# After the first update the policy is no longer the one that wrote them. The ratio of
+# probabilities, pi(symbol) / pi_old(symbol), corrects for that, and the clip of PPO takes away the
+# reward for going far on old answers. In the first epoch all ratios are 1: there the gradient of
+# the first term is that of -advantage * log pi.
 
 
 def grpo_loss(
