@@ -1,4 +1,4 @@
-"""microgrpo against PyTorch and TRL: the same log-probabilities give the same loss and gradients."""
+"""microgrpo against PyTorch and TRL: equal log-probabilities give equal losses and gradients."""
 
 from __future__ import annotations
 
