@@ -29,9 +29,6 @@ What is left out: the critic (microppo has one), the relatives of the loss (Dr. 
 standard deviation, DAPO clips ratios above at a higher value, GSPO takes one ratio per answer), and
 answers that reason before they end, for which the method became known.
 
-A number marked [results: ...] is not from this run: it was recorded from a run with one thing
-changed, and stands in results/microgrpo.json under that key.
-
 Papers: Williams, "Simple statistical gradient-following algorithms for connectionist reinforcement
 learning", 1992. Schulman et al., "Proximal Policy Optimization Algorithms", 2017,
 arXiv:1707.06347. Kool et al., "Buy 4 REINFORCE Samples, Get a Baseline for Free!", 2019. Shao et
@@ -68,7 +65,8 @@ PRETRAIN_STEPS = 300
 PRETRAIN_RATE = 0.02  # learning rate at first; it falls to 0 in a straight line
 FITTING = 0.6  # share of names that pretraining pairs with an instruction they obey
 
-VOWELS = "aeiouy"
+VOWELS = "aeiouy"  # y too: at the end of a name it sounds like one
+# What the four instructions ask for, in the order of their symbols.
 PROMPTS = ("ends in a vowel", "ends in a consonant", "4 letters or less", "8 letters or more")
 NO_OFFSETS = (0.0, 0.0, 0.0, 0.0)  # every grader gives 1 or 0
 OFFSETS = (1.0, -1.0, 2.0, -2.0)  # what each prompt's own grader adds to this
@@ -154,8 +152,8 @@ def copy_of(model: GPT, requires_grad: bool) -> GPT:
 #     grad J = sum_y grad pi(y) r(y) = sum_y pi(y) grad log pi(y) r(y) = E[r(y) grad log pi(y)]
 #
 # A baseline b may be subtracted from r if it depends on the prompt but not on the answer y: since
-# probabilities sum to 1, E[b grad log pi(y)] = b grad sum_y pi(y) = b grad 1 = 0. So no baseline
-# changes what the gradient is in expectation. What it changes is the noise. If all answers to a
+# probabilities sum to 1, E[b grad log pi(y)] = b grad sum_y pi(y) = b grad 1 = 0. So no such
+# baseline changes the gradient's expectation. What it changes is the noise. If all answers to a
 # prompt get about 2, then whatever was written is made much more likely, right or wrong; only in
 # the mean over very many answers does this cancel. With b near the prompt's own mean reward, an
 # answer counts by how much it is better than the policy's other answers.
@@ -190,11 +188,13 @@ def group_advantages(rewards: Sequence[float], group_size: int) -> list[float]:
     return advantages
 
 
-# The division makes every group's advantages equally large, whatever the unit of its grader. It
-# also gives most weight to answers that are rare in their group: one right answer beside seven
-# wrong ones gets 2.5, four beside four get 0.9 each. Dr. GRPO leaves the division out. In a group
-# that agrees, all right or all wrong, every advantage is 0. Such groups were written for nothing;
-# DAPO discards them and samples others.
+# The division makes every group's advantages equally large, whatever the unit of its grader. Unlike
+# the baseline, it does change the expected gradient: it gives more weight to prompts whose answers
+# are mostly right or mostly wrong. (One right answer beside seven wrong ones gets 2.5, four beside
+# four get 0.9 each.) Dr. GRPO leaves the division out.
+#
+# In a group that agrees, all right or all wrong, every advantage is 0. Such groups teach nothing
+# about the instruction; DAPO discards them and samples others.
 #
 # The rival, one mean and one standard deviation for the batch, is no straw man: it is an old habit
 # in policy gradient code. If all prompts are graded alike, it works here too, as the run shows.
@@ -411,22 +411,18 @@ def report_curves(results: dict[str, dict[str, Any]], agreeing: Sequence[int]) -
         print(f"{level / height:5.2f} |{'  '.join(cells)}".rstrip())
     print(f"      +{'-' * (3 * len(agreeing))}")
     print(f"       {'  '.join(map(str, agreeing))}  of {len(PROMPTS)} groups agree (group mean)")
-    if any([value == 0.0 for value in curves[3]]):
-        print("A batch without one right answer cannot say what is wanted.")
 
 
 def report_answers(before: Sequence[Any], after: Sequence[Any]) -> None:
     """The first answers to each prompt before and after, with + for right ones."""
-    print("\nAnswers (+ right, - wrong)")
+    print("\nAnswers (+ right, - wrong), and how many different ones were among them all")
     for prompt, *groups in zip(PROMPTS, before, after):
         print(f"  {prompt}")
         for label, group in zip(("before", "after"), groups):
             shown = [f"{'+' if check(text) else '-'}{to_name(text)}" for text in group[:5]]
             different = len({tuple(text) for text in group})
             line = f"    {label:<7}" + "".join([f"{name[:11]:<12}" for name in shown])
-            print(f"{line:<70}".rstrip())
-            if label == "after":
-                print(f"    {different} different names in {len(group)} answers")
+            print(f"{line}| {different}")
 
 
 def to_name(text: Sequence[int]) -> str:
@@ -442,16 +438,16 @@ def report_conclusion(numbers: dict[str, float]) -> None:
         print("The graders' constants changed no weight of the policy trained with the group mean,")
         print(f"not in the last bit: it has {group:.3f} right answers either way.")
     print(
-        f"With the batch mean, {agree:.3f} are right if the graders agree, and {batch:.3f} if they"
+        f"With the batch mean, {agree:.3f} are right if the graders agree, {batch:.3f} if they differ."
     )
-    print(f"differ; before training it was {numbers['accuracy_ref']:.3f}.")
+    print(f"Before training it was {numbers['accuracy_ref']:.3f}.")
     if abs(group - agree) < 0.1:
         print("Where all graders agree, the choice between the two baselines matters little here.")
     share = numbers["silent_share"]
     print(
-        f"{share:.0%} of the groups agreed: all their answers were right, or all wrong, and these"
+        f"{share:.0%} of the groups agreed: all their answers were right, or all wrong. They taught"
     )
-    print("answers were written for nothing.")
+    print("nothing about the instructions.")
 
 
 # === APPENDIX: ENGINE (common/engine.py; microautograd.py derives it) ===
