@@ -196,8 +196,10 @@ def group_advantages(rewards: Sequence[float], group_size: int) -> list[float]:
 # In a group that agrees, all right or all wrong, every advantage is 0. Such groups teach nothing
 # about the instruction; DAPO discards them and samples others.
 #
-# The rival, one mean and one standard deviation for the batch, is no straw man: it is an old habit
-# in policy gradient code. If all prompts are graded alike, it works here too, as the run shows.
+# The rival, one mean and one standard deviation for the whole batch, is what much policy gradient
+# code does with its advantages. If all prompts are graded alike, it works here too, as the run
+# shows. (With very few prompts in a batch, some prompts may be much harder than others: this also
+# moves a prompt's mean away from the batch's. Here it is not enough to do harm.)
 
 # === THE LOSS ===
 
@@ -255,10 +257,10 @@ def grpo_loss(
     return Tensor([[loss]], (log_probs,), pass_back)
 
 
-# The KL term keeps the policy from writing what no longer looks like a name. As most code has it,
-# also here, its value estimates KL(pi, pi_ref), but its gradient is, symbol by symbol, that of
-# KL(pi_ref, pi) (Tang & Munos, 2025). Many recipes of 2025 leave the term out: where a program
-# checks the answers there is no reward model that could be exploited far from the reference.
+# The KL term keeps the policy from writing what no longer looks like a name. In the form of most
+# code, also ours, its value estimates KL(pi, pi_ref), but its gradient is, symbol by symbol, that
+# of KL(pi_ref, pi) (Tang & Munos, 2025). Many recipes of 2025 leave the term out (TRL's default is
+# beta=0.0): where a program checks the answers, there is no reward model to be exploited.
 
 # === TRAINING ===
 
@@ -308,11 +310,11 @@ def write_answers(policy: GPT, how_many: int, rng: random.Random) -> list[list[i
     return sample(copy_of(policy, requires_grad=False), starts, NUM_HEADS, CONTEXT, rng)
 
 
-# In production the writing is done by an inference engine (vLLM, in TRL's GRPOTrainer with
-# use_vllm=True), and takes most of the time. Its probabilities differ a little from the trainer's,
-# so good trainers correct for that too. There is no critic: as large as the policy, with gradients
-# and Adam's two means, it would about double the memory for training. The price is G answers to
-# each prompt.
+# In production the writing is done by an inference engine (TRL's GRPOTrainer uses vLLM with
+# use_vllm=True), and often takes most of the time. Its probabilities differ a little from the
+# trainer's, so good trainers correct for that too. A critic as large as the policy, with gradients
+# and Adam's two means, would about double the memory for training. GRPO saves this, and pays with
+# G answers to each prompt.
 
 # === THE COMPARISON ===
 
@@ -438,9 +440,9 @@ def report_conclusion(numbers: dict[str, float]) -> None:
         print("The graders' constants changed no weight of the policy trained with the group mean,")
         print(f"not in the last bit: it has {group:.3f} right answers either way.")
     print(
-        f"With the batch mean, {agree:.3f} are right if the graders agree, {batch:.3f} if they differ."
+        f"With the batch mean, {agree:.3f} are right where the graders agree, and {batch:.3f} where"
     )
-    print(f"Before training it was {numbers['accuracy_ref']:.3f}.")
+    print(f"they differ. Before training it was {numbers['accuracy_ref']:.3f}.")
     if abs(group - agree) < 0.1:
         print("Where all graders agree, the choice between the two baselines matters little here.")
     share = numbers["silent_share"]
