@@ -197,9 +197,9 @@ def group_advantages(rewards: Sequence[float], group_size: int) -> list[float]:
 # about the instruction; DAPO discards them and samples others.
 #
 # The rival, one mean and one standard deviation for the whole batch, is what much policy gradient
-# code does with its advantages. If all prompts are graded alike, it works here too, as the run
-# shows. (With very few prompts in a batch, some prompts may be much harder than others: this also
-# moves a prompt's mean away from the batch's. Here it is not enough to do harm.)
+# code does with its advantages. If all prompts are graded alike, it can work as well, as the run
+# shows. But a prompt's mean also differs from the batch's because prompts are not equally hard.
+# With SEED = 2 the batch's mean falls behind even where the graders agree.
 
 # === THE LOSS ===
 
@@ -412,7 +412,8 @@ def report_curves(results: dict[str, dict[str, Any]], agreeing: Sequence[int]) -
             cells.append("*" if all(marks) else "o" if marks[0] else "x" if marks[1] else " ")
         print(f"{level / height:5.2f} |{'  '.join(cells)}".rstrip())
     print(f"      +{'-' * (3 * len(agreeing))}")
-    print(f"       {'  '.join(map(str, agreeing))}  of {len(PROMPTS)} groups agree (group mean)")
+    print(f"       {'  '.join(map(str, agreeing))}")
+    print(f"Below the line: how many of the {len(PROMPTS)} groups agreed (group mean).")
 
 
 def report_answers(before: Sequence[Any], after: Sequence[Any]) -> None:
@@ -437,19 +438,22 @@ def report_conclusion(numbers: dict[str, float]) -> None:
     group, batch, agree = [numbers[f"accuracy_{key}"] for key in ("group", "batch", "batch_agree")]
     print()
     if numbers["weight_difference"] == 0.0:
-        print("The graders' constants changed no weight of the policy trained with the group mean,")
-        print(f"not in the last bit: it has {group:.3f} right answers either way.")
+        print("With the group mean, the graders' constants changed no weight of the policy, not")
+        print(f"in the last bit: {group:.3f} of its answers are right either way.")
     print(
         f"With the batch mean, {agree:.3f} are right where the graders agree, and {batch:.3f} where"
     )
     print(f"they differ. Before training it was {numbers['accuracy_ref']:.3f}.")
     if abs(group - agree) < 0.1:
-        print("Where all graders agree, the choice between the two baselines matters little here.")
+        print("Where the graders agree, the choice between the two baselines matters little.")
+    elif group > agree:
+        print("So the group mean is ahead even where the graders agree: prompts differ in how")
+        print("hard they are, too.")
     share = numbers["silent_share"]
     print(
-        f"{share:.0%} of the groups agreed: all their answers were right, or all wrong. They taught"
+        f"{share:.0%} of the groups agreed: all their answers were right, or all were wrong. They"
     )
-    print("nothing about the instructions.")
+    print("taught nothing about the instructions.")
 
 
 # === APPENDIX: ENGINE (common/engine.py; microautograd.py derives it) ===
