@@ -107,6 +107,12 @@ def test_the_unit_of_a_grader_hardly_matters(scale):
     assert scaled == pytest.approx(script.group_advantages(rewards, 8), rel=1e-3)
 
 
+def test_the_standard_deviation_is_that_of_a_sample():
+    """Divided by G - 1, as torch.std does: 0.5 here."""
+    expected = [1.5, -0.5, -0.5, -0.5]
+    assert script.group_advantages([1.0, 0.0, 0.0, 0.0], 4) == pytest.approx(expected, rel=1e-3)
+
+
 @given(st.floats(-3.0, 3.0).map(lambda x: round(x * 8) / 8), st.sampled_from([2, 4, 8]))
 def test_a_group_that_agrees_teaches_nothing(reward, size):
     assert script.group_advantages([reward] * size, size) == [0.0] * size
@@ -248,7 +254,7 @@ def test_the_largest_difference():
     assert script.largest_difference(a, b) == pytest.approx(0.25)
 
 
-def test_learning_from_the_check_alone(monkeypatch):
+def test_learning_from_the_check_alone():
     """Four letters, one symbol each: the right one of every prompt becomes frequent."""
     logits = [script.Tensor([[0.0] * 4]) for _ in range(4)]
     rng = random.Random(0)
