@@ -1,31 +1,33 @@
 """Batch normalisation takes off what all examples share, and a deep plain network learns faster.
 
-A network of eight layers, each a matrix and a ReLU, is hard to train. One reason can be measured
-before training starts: from layer to layer the vectors of different inputs turn towards one and
-the same direction, and little is left by which the last layer could tell them apart. Batch
-normalisation looks at each unit of a layer, over the examples of the batch. It subtracts the
-unit's mean and divides by its standard deviation. What all examples have in common is gone, what
-differs is left.
+A network of eight layers, each a matrix and a ReLU, is hard to train. A likely reason can be
+measured before training starts: from layer to layer the vectors (a layer's outputs) of different
+inputs turn towards one common direction, and little is left by which the last layer could tell
+them apart. Batch normalisation looks at each unit of a layer, over the examples of the batch. It
+subtracts the unit's mean and divides by its standard deviation. The mean, which all examples
+share, is gone; what differs is left.
 
 The run trains such a network on handwritten digits, for three epochs, at several learning rates:
 without normalisation, with batch norm, with each of its two halves alone (only subtract the mean,
-only divide), with layer norm, and from a start that was normalised once and then left alone. Look
-at three things: how alike the digits are behind each layer (their mean cosine), and which half
-keeps them apart; which networks learn, and at which rates; and the price: the same digit gets
-different answers in different batches.
+only divide), with layer norm, and as a plain network whose initial weights were normalised once.
+Each of these is called an arm. Look at three things: how alike the digits are behind each layer
+(their mean cosine), and which half keeps them apart; which arms learn, and at which rates; and the
+price: under batch norm the same digit gets different answers in different batches.
+
+N is the number of examples in the batch, D the number of units in the layer.
 
 In the code    In the paper        Meaning                                           Shape
 x              x                   a layer's output before ReLU, one row per example [N][D]
-mean           mu_B                a unit's mean over the batch                      one of D
-variance       sigma_B^2           ... and its variance                              one of D
-normed         x-hat               (x - mean) / sqrt(variance + eps)                 [N][D]
+mean           mu_B                a unit's mean over the batch                      one per unit
+variance       sigma_B^2           ... and its variance                              one per unit
+normed         x-hat               (x - mean) / sqrt(variance + eps); code: [D][N]   [N][D]
 gamma, beta    gamma, beta         learned scale and shift of each unit              [1][D]
-running_...    E[x], Var[x]        averages of the above, for use after training     D
-momentum       (no symbol)         weight of the newest batch in them, as in PyTorch a number
+running_...    E[x], Var[x]        moving averages of mean and variance              D
+momentum       (no symbol)         weight of the newest batch in them, as in PyTorch one number
 
 What is left out: convolutions (there the mean is over images and places, one for each channel);
-networks with residual connections, in which layer norm does much better than here; training with
-small batches; and batch renormalisation, which mends those.
+networks with residual connections, in which layer norm does much better than here (RESIDUAL = True
+tries them); training with small batches; and batch renormalisation, which was made for those.
 
 A number marked [results: ...] is not from this run: it was recorded from a run with one thing
 changed, and stands in results/microbatchnorm.json under that key.
@@ -33,9 +35,10 @@ changed, and stands in results/microbatchnorm.json under that key.
 Papers: Ioffe & Szegedy, "Batch Normalization", 2015, arXiv:1502.03167. Santurkar et al., "How Does
 Batch Normalization Help Optimization?", 2018, arXiv:1805.11604. Bjorck et al., "Understanding
 Batch Normalization", 2018, arXiv:1806.02375. Daneshmand et al., "Batch Normalization Provably
-Avoids Rank Collapse", 2020, arXiv:2003.01652. Ba et al., "Layer Normalization", 2016,
-arXiv:1607.06450. Wu & He, "Group Normalization", 2018, arXiv:1803.08494. Ioffe, "Batch
-Renormalization", 2017, arXiv:1702.03275. Cho & Saul, "Kernel Methods for Deep Learning", 2009.
+Avoids Rank Collapse for Randomly Initialised Deep Networks", 2020, arXiv:2003.01652. Ba et al.,
+"Layer Normalization", 2016, arXiv:1607.06450. Wu & He, "Group Normalization", 2018,
+arXiv:1803.08494. Ioffe, "Batch Renormalization", 2017, arXiv:1702.03275. Cho & Saul, "Kernel
+Methods for Deep Learning", 2009.
 """
 
 from __future__ import annotations
@@ -65,7 +68,7 @@ EPOCHS = 3  # THE RUN says what four times as many change
 RATES = (0.1, 0.3, 1.0)  # learning rates: each arm is judged at its best
 NUM_STARTS = 10  # untrained networks over which the cosines are averaged
 NUM_COMPARED = 64  # images whose directions are compared
-COMPANY = 30  # images in a batch of one class: each has at least so many in the test
+COMPANY = 30  # images in a batch of one class: the test has 33 or more of each
 
 # === BATCH NORMALISATION ===
 
@@ -74,18 +77,22 @@ COMPANY = 30  # images in a batch of one class: each has at least so many in the
 #     mean     = 1/N sum x_n                      normed_n = (x_n - mean) / sqrt(variance + eps)
 #     variance = 1/N sum (x_n - mean)^2           out_n    = gamma normed_n + beta
 #
-# Take a unit with the values 1, 3, 3, 5 in a batch of four. The mean is 3, the variance 2, so it
-# becomes -1.41, 0, 0, 1.41. With company 3, 5, 5, 7 the same value 3 would become -1.41: what a
-# unit says depends on who else is in the batch. That is the gain and the price of the method.
+# Take a unit with the values 1, 3, 3, 5 in a batch of four. The mean is 3, the variance 2, so they
+# become -1.41, 0, 0, 1.41. In a batch 3, 5, 5, 7 the same value 3 would become -1.41: a unit's
+# output depends on its company, the rest of the batch. That is the method's gain and its price.
+# (The company changes at random during training. The paper found that this noise also
+# regularises; this run does not measure it.)
 #
 # After training, a digit must get one answer, whatever comes with it. So during training a running
-# average of the means and variances is kept (it takes no part in training) and used in their
-# place. In PyTorch, model.train() and model.eval() switch between the two modes, and to forget
-# eval() is a well-known mistake. The run shows what it costs.
+# average of the means and variances is kept, which training itself does not use; after training it
+# takes their place. In PyTorch, model.train() and model.eval() switch between the two modes, and
+# forgetting eval() is a well-known mistake. The run shows what it costs. PyTorch's momentum 0.1 is
+# the weight of the newest batch; in Keras, momentum 0.99 is the weight of the old average.
 #
-# gamma and beta start at 1 and 0, and are there to let a unit have another mean and spread. (So the
-# outputs are not N(0, 1): their shape is whatever it was, and gamma and beta move it.) A bias in
-# front of batch norm would be dead weight: the mean takes it off again.
+# gamma and beta start at 1 and 0, and let a unit have another mean and spread. (So the outputs are
+# not N(0, 1): their shape is whatever it was, and gamma and beta move it.) A bias in front of batch
+# norm would be dead weight, since subtracting the mean removes it: use Linear(..., bias=False).
+# gamma = sqrt(variance) and beta = mean would undo it, but for one batch only.
 
 Row = list[float]
 Matrix = list[Row]
@@ -101,10 +108,10 @@ def batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Normalise each column of x [N][D] over the batch, then times gamma [1][D] plus beta [1][D].
+    """Normalise each column of x [N][D] over the batch, then apply gamma [1][D] and beta [1][D].
 
     In training the running statistics (lists of D) are updated; otherwise they are what is used.
-    eps keeps a unit with no variance from being divided by zero.
+    eps prevents a division by zero where a unit has no variance.
 
     >>> x = Tensor([[1.0], [3.0], [3.0], [5.0]])
     >>> out = batch_norm(x, Tensor([[1.0]]), Tensor([[0.0]]), [0.0], [1.0], training=True)
@@ -125,14 +132,15 @@ def batch_norm(
     gains, shifts = gamma.data[0], beta.data[0]
     out = [[g * n + b for n in column] for column, g, b in zip(normed, gains, shifts)]
 
-    # Each x_n acts on its own output and, through mean and variance, on all others. From the
-    # derivatives of both, d(mean)/d(x_n) = 1/N and d(variance)/d(x_n) = 2 (x_n - mean) / N, follows
+    # Each x_n acts on its own output and, through mean and variance, on all others. Let d be the
+    # gradient of a column of out. From d(mean)/d(x_n) = 1/N and d(variance)/d(x_n) =
+    # 2 (x_n - mean) / N follows
     #   d_x_n = gamma / sqrt(variance + eps) (d_n - mean(d) - normed_n mean(d normed))
-    # The batch norm has the last word on the column's mean and size. So pushing all x_n up, or all
-    # away from the mean, would be in vain, and the two subtracted terms take just these two
-    # directions out of the gradient. With d = (1, 0, 0, 0) in the example: mean(d) = 0.25,
-    # mean(d normed) = -0.354, and d_x = (0.25, -0.25, -0.25, 0.25) / 1.41: its sum is 0.
-    # Running statistics are constants: in that mode only the factor in front remains.
+    # Batch norm sets the column's mean and size anew. So pushing all x_n up, or all away from the
+    # mean, would be in vain, and the two subtracted terms remove just these two directions from the
+    # gradient (but for eps). With d = (1, 0, 0, 0) in the example and gamma = 1: mean(d) = 0.25,
+    # mean(d normed) = -0.354, and d_x = (0.25, -0.25, -0.25, 0.25) / 1.41: its sum is 0, and so is
+    # its inner product with normed. Running statistics are constants: then only the factor remains.
     def pass_back(d_out: list[list[float]]) -> tuple:
         d_columns = transpose(d_out)
         d_gamma = [dot(d, n) for d, n in zip(d_columns, normed)]
@@ -163,8 +171,9 @@ def update_running(
 ) -> None:
     """Move the running statistics (changed in place) a little way to those of the batch.
 
-    The paper's and PyTorch's variance here is the unbiased one, times N / (N - 1): a batch's own
-    mean lies nearer to its values than the true mean does.
+    As in the paper and in PyTorch the variance is the unbiased one here, times N / (N - 1): a
+    batch's own mean lies nearer to its values than the true mean does. In training, x is divided
+    by the root of the biased one.
     """
     unbiased = [variance * count / (count - 1) for variance in variances]
     running_mean[:] = [r + momentum * (m - r) for r, m in zip(running_mean, means)]
@@ -175,22 +184,23 @@ def update_running(
 # output stays the same (but for eps). So the loss does not depend on the length of these weights.
 # It follows that the gradient is at right angles to them, and half as large for weights of twice
 # the length. A step at a right angle always makes the weights longer. So a rate that is too high
-# makes them grow until the steps are small beside them. In the run, see who learns at rate 1.0.
+# makes them grow until the steps are small beside them. In the run, see which arms learn at the
+# rate 1.0: "scale only" shares this property, and it is not enough there.
 #
 # The paper explains batch norm by "internal covariate shift": later layers need not follow the
-# changing distributions of earlier ones. Santurkar et al. put random shifts behind every batch
-# norm, and the networks trained as well. This run tests another explanation, in the next sections.
+# changing distributions of earlier ones. Santurkar et al. added shifting random noise behind each
+# batch norm, and the networks trained almost as well. The next sections test another explanation.
 #
 # In production: torch.nn.BatchNorm1d; BatchNorm2d for images; SyncBatchNorm, which computes the
-# statistics over the batches of all GPUs. For the backward pass each keeps one more [N][D].
+# statistics over the batches of all GPUs. Each keeps its input, [N][D], for the backward pass.
 
 # === THE NETWORK AND ITS TRAINING ===
 
-# 64 pixels, eight layers of 16 units, 10 scores. The weights have variance 2 / inputs (He et al.,
-# 2015, arXiv:1502.01852). ReLU sets about half of the numbers to zero, and the 2 makes up for that,
-# so that the size of the signal is about the same behind each layer. So when the plain network
-# learns badly, it is not because its numbers vanish. Batch norm stands in front of ReLU, as in the
-# paper.
+# 64 pixels, eight layers of 16 units, 10 scores. Before a ReLU the weights have variance 2 / inputs
+# (He et al., 2015, arXiv:1502.01852). ReLU sets about half of the numbers to zero, and the 2 makes
+# up for that: at the start the size of the signal is about the same behind each layer. So when the
+# plain network learns badly, it is not because its numbers vanished from layer to layer. Batch norm
+# stands in front of ReLU, as in the paper. Below: the names of the six arms.
 
 NONE, BATCH, LAYER = "no norm", "batch norm", "layer norm"
 CENTRE, SCALE, FOLDED = "mean only", "scale only", "normed start"
@@ -203,7 +213,7 @@ def random_matrix(rows: int, columns: int, gain: float, rng: random.Random) -> T
 
 
 class Layer:
-    """linear, then a way to normalise, then ReLU."""
+    """A linear map, then one of the norms (or none), then ReLU."""
 
     def __init__(self, num_in: int, num_out: int, norm: str, rng: random.Random) -> None:
         self.norm = norm
@@ -228,7 +238,7 @@ class Layer:
 
 
 class Network:
-    """Eight layers and a last, linear one. The same rng gives the same weights with every norm."""
+    """NUM_LAYERS layers and a linear head. The same seed gives the same weights with every norm."""
 
     def __init__(self, norm: str, rng: random.Random) -> None:
         sizes = [64] + [WIDTH] * NUM_LAYERS
@@ -261,8 +271,8 @@ class Network:
 def train(
     network: Network, images: Matrix, labels: Sequence[int], rate: float, rng: random.Random
 ) -> None:
-    """Plain SGD. Images that do not fill a batch are left out of the epoch: the statistics of a
-    small batch would be too rough.
+    """Plain SGD. Images that do not fill a batch are left out of the epoch, here 29 (PyTorch:
+    drop_last=True): the statistics of a small rest would be rough, and one image alone has none.
     """
     optimizer = SGD(network.parameters())
     order = list(range(len(images)))
@@ -273,7 +283,7 @@ def train(
             logits = network.forward([images[i] for i in batch], training=True)
             loss = cross_entropy(logits, [labels[i] for i in batch])
             if not math.isfinite(loss.item()):
-                return  # the rate was far too high, and the weights have left float's range
+                return  # the rate was far too high, and numbers have left float's range
             loss.backward()
             optimizer.step(rate)
 
@@ -288,23 +298,24 @@ def accuracy(logits: Matrix, labels: Sequence[int]) -> float:
 
 # The cosine of two vectors is 1 if they point the same way and 0 if they are at right angles. ReLU
 # leaves no number below zero, so all vectors behind it lie in one corner of the space and have
-# something in common. A random matrix keeps that (it keeps cosines, roughly), and the next ReLU
-# adds to it. For very wide layers the new cosine depends on the old one alone:
+# something in common. A random matrix keeps that (it roughly keeps cosines), and the next ReLU
+# adds to it. For very wide random layers the new cosine depends on the old one alone:
 #
 #     new = (sqrt(1 - old^2) + old (pi - arccos(old))) / pi                (Cho & Saul, 2009)
 #
-# From 0 it leads to 0.32, from there to 0.49, then 0.60, 0.67, ..., always upwards to 1. But if
+# From 0 it leads to 0.32, from there to 0.49, then 0.60, 0.68, ..., always upwards to 1. But if
 # each layer first subtracts the mean over the batch, the vectors in front of ReLU sum to zero: some
-# cosines are above 0, some below, and on the average they are about 0. So each layer starts anew,
-# and the cosine behind it stays near 1/pi = 0.32 at any depth. What the plain network loses is not
-# the size of the signal, but the differences within it.
+# cosines are above 0, some below, and on average they are about 0. So each layer starts anew, and
+# the cosine behind it stays near 1/pi = 0.32 (a little above: the map is convex, so cosines above
+# 0 gain more than those below 0 lose). What the plain network loses is not the size of the signal,
+# but the differences between the examples.
 #
 # In fewer layers there is less to lose: with two of them, batch norm reaches
 # 0.88 [results: shallow.batch_best] and no norm 0.77 [results: shallow.none_best].
 
 
 def next_cosine(cosine: float) -> float:
-    """Two inputs' cosine behind a very wide random layer with ReLU, from the one in front of it.
+    """Two inputs' cosine behind a very wide random layer with ReLU, from their cosine before it.
 
     >>> [round(next_cosine(c), 2) for c in (0.0, 0.32, 1.0)]
     [0.32, 0.49, 1.0]
@@ -320,9 +331,9 @@ def unit_vectors(rows: Matrix) -> Matrix:
 
 
 def mean_cosine(rows: Matrix) -> float:
-    """The mean cosine of two different rows of [N][D].
+    """The mean cosine over all pairs of different rows of [N][D].
 
-    The N unit vectors' sum has the squared length N + N (N - 1) times this mean.
+    The sum of the N unit vectors has the squared length N + N (N - 1) times this mean.
     >>> mean_cosine([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0]])
     0.3333333333333333
     """
@@ -344,7 +355,7 @@ def wide_limit(images: Matrix) -> list[float]:
 
 
 def cosines_by_layer(norm: str, images: Matrix, rng: random.Random) -> list[float]:
-    """The mean cosine behind each layer, over several untrained networks of the run's width."""
+    """The mean cosine behind each layer, over several untrained networks; images are one batch."""
     totals = [0.0] * NUM_LAYERS
     for _ in range(NUM_STARTS):
         outputs = Network(norm, rng).hidden(images, training=True)
@@ -357,26 +368,27 @@ def cosines_by_layer(norm: str, images: Matrix, rng: random.Random) -> list[floa
 # Batch norm does several things at once, so each explanation needs a network of its own.
 #
 #   - mean only, scale only: half of batch norm each (half_norm, in the appendix). The cosines say
-#     that only the mean counts. Whether training agrees, the table shows.
+#     that the mean does nearly all. The table of accuracies shows how far training agrees.
 #   - layer norm: mean and variance over the 16 units of one example, instead of one unit over the
 #     examples. Examples are not compared, so nothing keeps them apart. Transformers use it (or
-#     RMSNorm, the division alone), but with residual connections, x + layer(x). With these, the
-#     eight layers reach 0.85 [results: residual.layer_best] with layer norm,
+#     RMSNorm, which subtracts no mean), but with residual connections, x + layer(x). With these,
+#     the eight layers reach 0.85 [results: residual.layer_best] with layer norm,
 #     0.89 [results: residual.batch_best] with batch norm, 0.40 [results: residual.none_best]
-#     without a norm. There all cosines rise, batch norm's too: it is ahead of no norm by
-#     0.16 [results: residual.cosine_gap] only. So the cosine tells why this plain network is hard
-#     to train. It does not tell of every network whether it will learn.
+#     without a norm. There batch norm's cosine behind layer 8 is only
+#     0.16 [results: residual.cosine_gap] below that of no norm. So the cosine does not tell of
+#     every network whether it will learn.
 #   - normed start: is batch norm just a good initialisation? Let a network with batch norm see 256
 #     training images, write their statistics into its weights and biases (fold, below), and train
-#     what has become a plain network. It starts from nearly the same function as batch norm.
+#     what has become a plain network. It starts from nearly the same function as batch norm, so
+#     with digits about as far apart. If it does not learn as well, a good start is not enough.
 
 
 def fold(network: Network) -> Network:
     """A network without norm that computes what this one, with batch norm, does in eval mode.
 
-    gamma (W x - mean) / sqrt(variance + eps) + beta is linear in x: with s the factor in front of
-    the parenthesis, its weights are s W and its bias beta - s mean. In production this makes batch
-    norm free at inference (torch.nn.utils.fusion.fuse_linear_bn_eval, fuse_conv_bn_eval).
+    gamma (W x - mean) / sqrt(variance + eps) + beta is a linear map of x and a bias: with
+    s = gamma / sqrt(variance + eps), the weights are s W and the bias is beta - s mean. So batch
+    norm is free at inference (torch.nn.utils.fusion.fuse_linear_bn_eval, fuse_conv_bn_eval).
     """
     plain = Network(NONE, random.Random(0))
     for new, old in zip(plain.layers, network.layers):
@@ -391,7 +403,7 @@ def fold(network: Network) -> Network:
 
 
 def new_network(norm: str, images: Matrix, rng: random.Random) -> Network:
-    """An untrained network; for the normed start its statistics come from the first 256 images."""
+    """An untrained network; the normed start takes its statistics from the first 256 images."""
     if norm != FOLDED:
         return Network(norm, rng)
     network = Network(BATCH, rng)
@@ -403,20 +415,20 @@ def new_network(norm: str, images: Matrix, rng: random.Random) -> Network:
 # === THE PRICE: A PREDICTION DEPENDS ON ITS COMPANY ===
 
 # What if the statistics of the test batch are used, as when eval() was forgotten? (momentum=0.0
-# makes sure that the running ones stay as they are.) A batch of two leaves of each value only
-# whether it is the larger or the smaller one: normed is 1 or -1. In a batch of one class, what its
-# images share is subtracted: just what would tell their class.
+# makes sure that the running ones stay as they are.) Large mixed batches may hide the mistake.
+# A batch of two leaves of each value only whether it is the larger or the smaller one: normed is
+# 1 or -1. In a batch of one class, what its images share is subtracted: just what tells the class.
 #
-# Training on small batches suffers alike. Then one takes group norm or layer norm, which look at
-# one example only, or SyncBatchNorm. Who fine-tunes on small batches often leaves batch norm in
-# eval mode ("frozen"). It also lets information leak between the examples of a batch, which some
-# training methods (contrastive learning, for one) can exploit.
+# Training on small batches suffers too (Wu & He). Then group norm or layer norm help, which look at
+# one example only, or SyncBatchNorm. In fine-tuning on small batches, batch norm is often left in
+# eval mode ("frozen"). The company also leaks information between examples; in contrastive learning
+# a network can cheat with it (MoCo, arXiv:1911.05722, shuffles examples between GPUs against that).
 
 
 def accuracy_in_batches(
     network: Network, images: Matrix, labels: Sequence[int], batches: Sequence[Sequence[int]]
 ) -> float:
-    """The accuracy if each batch (row numbers) is normalised by its own statistics."""
+    """The accuracy if each batch (a list of row numbers) is normalised by its own statistics."""
     logits: Matrix = []
     for batch in batches:
         rows = [images[i] for i in batch]
@@ -425,7 +437,7 @@ def accuracy_in_batches(
 
 
 def batches_of_one_class(labels: Sequence[int]) -> list[list[int]]:
-    """For each digit the numbers of its first COMPANY rows."""
+    """For each digit, the row numbers of its first COMPANY images."""
     return [[i for i, label in enumerate(labels) if label == d][:COMPANY] for d in range(10)]
 
 
@@ -451,14 +463,14 @@ def in_company(network: Network, digit: Row, company: Matrix) -> Row:
 
 # === THE RUN ===
 
-# Every arm starts from the same weights and sees the same batches; only the norm and the rate
-# differ. Each is judged at the best of its rates, by the test digits: this flatters all a little.
-# Small differences are luck: with seed 1 no norm reaches 0.37 [results: seed_1.none_best] and
-# layer norm 0.56 [results: seed_1.layer_best], with seed 3 layer norm
-# 0.38 [results: seed_3.layer_best].
+# Every arm starts from the same random weights (the normed start rescales them) and sees the same
+# batches; only the norm and the rate differ. Each is judged at the best of its rates, by the test
+# digits: this flatters all a little. How much is luck? With seed 1 no norm reaches
+# 0.37 [results: seed_1.none_best] and layer norm 0.56 [results: seed_1.layer_best], with seed 3
+# layer norm 0.38 [results: seed_3.layer_best]. So one run cannot rank those two.
 # Are the rates too high for the plain network? With 0.01 and 0.03 its best is
 # 0.28 [results: low_rates.none_best], and that of layer norm 0.45 [results: low_rates.layer_best].
-# How much of the gap is only speed? After 12 epochs at the rate 0.1 the plain network reaches
+# How much of the gap is only speed? Most of it: after 12 epochs at the rate 0.1 no norm reaches
 # 0.82 [results: twelve_epochs.none_best], and batch norm 0.90 [results: twelve_epochs.batch_best].
 
 
@@ -553,7 +565,8 @@ def half_norm(
     gains = gamma.data[0]
     out = [[g * h + b for h in half] for half, g, b in zip(halves, gains, beta.data[0])]
 
-    # As in batch_norm, with one of the two subtracted terms each.
+    # As in batch_norm, with one of the two subtracted terms each (mean only: the first; scale only:
+    # the second, with mean(d halves) instead of mean(d normed)).
     def pass_back(d_out: list[list[float]]) -> tuple:
         d_columns = transpose(d_out)
         d_gamma = [dot(d, half) for d, half in zip(d_columns, halves)]
