@@ -2,48 +2,52 @@
 
 A language model has learned to write. Now it should write what people like. People find it hard to
 say how good a text is on a scale, but of two texts they can say which one they like better. The
-classical way (RLHF) first fits a reward model to such comparisons. Then the language model writes,
-the reward model scores, and reinforcement learning makes high scores more frequent. Direct
-Preference Optimization (DPO) needs neither: it is ordinary training on the pairs, with a loss that
-asks the model to raise the probability of the winner over that of the loser, both measured from
-where they started.
+classical way is RLHF (reinforcement learning from human feedback). It first fits a reward model,
+which scores texts, to such comparisons. Then the language model writes, the reward model scores,
+and reinforcement learning makes texts with high scores more likely. Direct Preference Optimization
+(DPO) needs neither a separate reward model nor reinforcement learning: it is ordinary training on
+the pairs. Its loss asks that the log-probability of the winner should rise more (or fall less) than
+that of the loser, both counted from the model at the start.
 
-Here the model writes names. The person who compares them is a hidden formula that likes soft
-letters, and sometimes errs. As the formula is known, so is the best that anybody could do: for each
-distance from the model at the start, the highest reward that is possible there. Look at four
-things: how far along this frontier DPO gets, and how far below it; where training on the winners
-alone (SFT, supervised fine-tuning) must end; what beta does; and what happens to the probability
-of the winners.
+Here the model writes names. The person who compares them is simulated: a hidden formula likes soft
+letters, and chance makes the person err sometimes. As the formula is known, we can also estimate
+the best that anybody could do: for each distance from the model at the start, the highest reward
+that is possible there. These best points are the frontier. Look at four things: how far along the
+frontier DPO gets, and how far below it; how far training on the winners alone (SFT, supervised
+fine-tuning) can get; what beta does; and what happens to the probability of the winners.
 
 The distance is the KL divergence, KL(pi, pi_ref): the mean of log pi(y) - log pi_ref(y) over names
 y that pi itself writes, in nats (natural logarithm). It is 0 if nothing has changed. At 1, a name
 that the policy writes is, in the geometric mean, e = 2.7 times as likely as it was at the start.
+The order matters: KL(pi_ref, pi), the mean over names that pi_ref writes, is another number.
 
 In the code         In the paper   Meaning                                            Shape
 reference           pi_ref         the model at the start; it is never changed
 policy              pi, pi_theta   a copy of it that is trained
+text                y              a name as symbols, with a mark at start and end     symbols
 winner, loser       y_w, y_l       the two texts of a pair (TRL: chosen, rejected)    symbols
-gold_reward(name)   r              what the person likes; training never sees it      a number
+gold_reward(name)   r* (here r)    what the person likes; training never sees it      a number
 ..._ratio(s)        log pi/pi_ref  log-ratio: by how much a text became likelier      one per text
 margin                             beta * (winner's log-ratio - loser's log-ratio)    one per pair
-beta                beta           the price of distance: a high beta stays near      a number
-(TRL is the library that most people run DPO with; it calls beta * log-ratio the "reward".)
+beta                beta           the price of distance: if high, pi stays near      a number
+(TRL is a widely used library for such training; it logs beta * log-ratio as the "reward".)
 
 What is left out: prompts (with them, every probability is conditioned on the prompt, and only the
 answer's symbols are summed), the reward model and PPO (microppo has them, with the same
-comparisons), and relatives of the loss: IPO for labels without noise, KTO for texts that were
-judged one by one, SimPO with log-probabilities per symbol.
+comparisons), and relatives of the loss: IPO for labels with little noise, KTO for texts that were
+judged one by one, SimPO with mean log-probabilities per symbol and without a reference.
 
 A number marked [results: ...] is not from this run: it was recorded from a run with one thing
 changed, and stands in results/microdpo.json under that key.
 
-Papers: Bradley & Terry, "Rank Analysis of Incomplete Block Designs", 1952. Christiano et al.,
+Papers: Bradley & Terry, "Rank Analysis of Incomplete Block Designs: I", 1952. Christiano et al.,
 "Deep Reinforcement Learning from Human Preferences", 2017, arXiv:1706.03741. Rafailov et al.,
 "Direct Preference Optimization: Your Language Model is Secretly a Reward Model", 2023,
 arXiv:2305.18290. Azar et al., 2023, arXiv:2310.12036 (IPO). Ethayarajh et al., 2024,
 arXiv:2402.01306 (KTO). Meng et al., 2024, arXiv:2405.14734 (SimPO). Pang et al., 2024,
-arXiv:2404.19733 (an added SFT term). Razin et al., "Unintentional Unalignment: Likelihood
-Displacement in Direct Preference Optimization", 2024, arXiv:2410.08847.
+arXiv:2404.19733 (an added SFT term). Park et al., 2024, arXiv:2403.19159 (length). Razin et al.,
+"Unintentional Unalignment: Likelihood Displacement in Direct Preference Optimization", 2024,
+arXiv:2410.08847.
 """
 
 from __future__ import annotations
@@ -68,24 +72,24 @@ from typing import Any, NamedTuple
 # === CONSTANTS ===
 
 SEED = 42
-CONTEXT = 16  # symbols that the model can read; longer names are cut
+CONTEXT = 16  # symbols that the model can read; a name of 16 letters gets no end mark
 WIDTH = 16  # entries of a vector in the model
-NUM_HEADS = 2  # of its attention
+NUM_HEADS = 2  # of the model's attention
 BATCH_SIZE = 8  # names, or pairs, per step
 BETAS = (0.9, 0.99)  # Adam's: how slowly its two running means forget
 PRETRAIN_STEPS = 250
-PRETRAIN_RATE = 0.02  # learning rate at first; all of them fall to 0 in a straight line
+PRETRAIN_RATE = 0.02  # first learning rate; every training's falls linearly to 0
 
 SOFT_LETTERS = "aeioulmnr"  # what the person likes to hear
 NUM_PAIRS = 512  # comparisons to train on
 NUM_HELD_OUT = 256  # comparisons to test on
 
-BETA = 0.5  # DPO's, in units of reward per nat
+BETA = 0.5  # the main policy's; in units of reward per nat
 HIGH_BETA = 2.0  # for a second policy that is to stay nearer to the reference
 DPO_STEPS = 80  # 1.25 passes over the pairs
 SFT_STEPS = 80
-LEARNING_RATE = 0.004  # for DPO and SFT alike
-OPTIMUM_BETA = 1.0  # for the exact optimum that the table shows
+LEARNING_RATE = 0.004  # the first one, for DPO and SFT alike
+OPTIMUM_BETA = 1.0  # of the optimum in the table: its KL is not far from DPO's
 NUM_SAMPLES = 800  # names that each policy writes to be measured
 
 # === THE REFERENCE MODEL ===
@@ -153,8 +157,9 @@ def sequence_log_probs(model: GPT, texts: Sequence[Sequence[int]]) -> Tensor:
 
 # === THE COMPARISONS ===
 
-# The person who compares. In this experiment the taste is a formula, so that the truth is known;
-# training sees only which of two names won.
+# In this experiment the person's taste is a formula, so that the truth is known. Training sees only
+# which of two names won. The reference itself writes the names. (If the pairs come from elsewhere,
+# the paper's advice is to train on the winners first and to take that model as the reference.)
 
 
 def gold_reward(name: str) -> float:
@@ -197,7 +202,8 @@ def draw_comparisons(
 # === DIRECT PREFERENCE OPTIMIZATION ===
 
 # What should the policy become? The answer of RLHF: collect reward, but pay beta for every nat of
-# distance from the reference. Without this price, the policy would end up writing one name only.
+# distance from the reference. Without this price, nothing would keep the policy from writing a
+# single name of the highest reward over and over.
 #
 #     J(pi) = E[r(y)] - beta KL(pi, pi_ref) = sum_y pi(y) (r(y) - beta log(pi(y) / pi_ref(y)))
 #
@@ -212,18 +218,23 @@ def draw_comparisons(
 #
 # A KL divergence is never negative and is 0 for equal distributions only: J is largest at pi = pi*.
 #
-# Why then does anybody use reinforcement learning? Because Z runs over all possible texts, so
-# nobody can draw from pi* directly. DPO uses the line for r instead. Read backwards, it says that
-# every policy is the best one for some reward: beta times its log-ratio, plus a constant. Bradley
-# and Terry's model needs only a difference of two rewards, and there the constant cancels:
+# Why then does anybody use reinforcement learning? Because Z is a sum over all possible texts, and
+# the formula does not say how to write pi*'s texts symbol by symbol. (Further below, names of the
+# reference are given new weights to estimate what pi* collects. With long texts this fails: too few
+# texts carry all the weight.) DPO uses the line for r instead. Read backwards, it says that every
+# policy is the best one for some reward: beta times its log-ratio, log(pi(y) / pi_ref(y)), plus a
+# constant. Bradley and Terry's model needs only a difference of two rewards, and there the constant
+# cancels:
 #
 #     P(winner beats loser) = sigmoid(r(winner) - r(loser))
 #                           = sigmoid(beta log_ratio(winner) - beta log_ratio(loser))
 #
-# Now everything can be computed, and the policy is fitted like any classifier: make the outcomes
-# that were seen likely. "DPO has no reward model" is therefore only half of the truth: the policy
-# is one. And "DPO is RLHF" holds at the end only, where the fit is exact and the pairs cover all
-# texts. 512 pairs do not, and the run will show how far from the optimum that leaves us.
+# Now everything can be computed, and the policy is fitted like any classifier, by maximum
+# likelihood: give a high probability to the outcomes that were seen. "DPO has no reward model" is
+# therefore only half of the truth: the policy is one. And "DPO is RLHF" holds only where the fit is
+# exact, the pairs cover all texts, and people choose as the model of Bradley and Terry says. 512
+# pairs do not cover all names, and 80 steps of a small model are no exact fit. The run will show
+# how far below the frontier the policy stays; it does not tell these causes apart.
 
 
 def dpo_loss(
@@ -235,15 +246,17 @@ def dpo_loss(
 ) -> Tensor:
     """Mean over pairs of -log sigmoid(margin): log-probabilities [1][n] of whole texts -> [1][1].
 
-    Rafailov et al., 2023, arXiv:2305.18290, eq. 7: the loss of torch's
-    -logsigmoid(beta * (winner_ratios - loser_ratios)).mean(), and of TRL's DPOTrainer.
+    Rafailov et al., 2023, arXiv:2305.18290, eq. 7. In PyTorch it is
+    -F.logsigmoid(beta * (winner_ratios - loser_ratios)).mean(), the default of TRL's DPOTrainer.
 
     One pair: training has made the winner a little less likely than under the reference (-20.2
     against -20.0) and the loser much less likely (-16.2 against -15.0). The log-ratios are -0.2 and
-    -1.2, the margin is 0.5 * (-0.2 + 1.2) = 0.5, and the loss 0.474; it was ln 2 = 0.693 when
-    policy and reference were equal. The gradients are -+ 0.5 * sigmoid(-0.5) = -+ 0.189 (0.25 when
-    they were equal): to raise the winner and lower the loser by 0.1 each lowers the loss by 0.038.
+    -1.2, the margin is 0.5 * (-0.2 + 1.2) = 0.5, and the loss is 0.474; it was ln 2 = 0.693 when
+    policy and reference were equal. The gradient is -0.5 * sigmoid(-0.5) = -0.189 for the winner
+    and +0.189 for the loser (0.25 when the models were equal). If the winner's log-probability
+    rises by 0.1 and the loser's falls by 0.1, the margin is 0.6 and the loss falls by 0.037.
     That the winner is the rarer name of the two, under both models, does not matter.
+
     >>> winner, loser = Tensor([[-20.2]]), Tensor([[-16.2]])
     >>> loss = dpo_loss(winner, loser, [-20.0], [-15.0], beta=0.5)
     >>> loss.backward()
@@ -257,9 +270,10 @@ def dpo_loss(
     # -log sigmoid(m) = log(1 + exp(-m)), which is softplus(-m): no logarithm of a rounded 0.
     loss = sum([softplus(-margin) for margin in margins]) / count
 
-    # d loss / d margin = -sigmoid(-margin): the probability that the policy, as a reward model,
-    # gives to the wrong outcome. A pair that is ordered wrongly pulls with almost full weight, one
-    # that is ordered well hardly at all.
+    # For one pair, d loss / d margin = -sigmoid(-margin). This weight is the probability that the
+    # policy, as a reward model, gives to the outcome that was not seen. A pair that the policy
+    # orders clearly wrongly pulls with almost full weight, one that it orders clearly rightly
+    # hardly at all. So a pair in which the person erred can go on pulling hard the wrong way.
     def pass_back(d_out: list[list[float]]) -> tuple:
         weights = [beta * sigmoid_of(-margin) * d_out[0][0] / count for margin in margins]
         return [[-weight for weight in weights]], [weights]
@@ -271,21 +285,27 @@ def dpo_loss(
 #
 #   - The sigmoid lets go of a pair once its margin is well above 1, that is, once its log-ratios
 #     differ by well over 1 / beta. In a short training this is how beta acts: with a low beta the
-#     policy goes far. (It is often told the wrong way round. In pi*, 1 / beta acts on rewards as
-#     1 / temperature acts on logits. The factor beta in the gradient matters little: Adam divides
-#     it out. But a margin of the wrong sign is enlarged by beta too, so with beta 2 the first
-#     losses can lie above ln 2.) If the loss is simply -margin, nothing lets go, and the same 80
-#     steps end at a KL of 3.54 [results: no_sigmoid.kl_dpo].
+#     policy goes far. After 80 steps with beta 0.5 its KL is still below that of the optimum for
+#     beta 1. (The role of beta is often told the wrong way round. In pi*, 1 / beta acts on rewards
+#     as 1 / temperature acts on logits. The constant factor beta in the gradient matters little:
+#     Adam divides it out. But a margin of the wrong sign is enlarged by beta too, so with beta 2
+#     the loss can rise above ln 2 at first, as it does in the run.) If the loss is simply -margin,
+#     nothing lets go: it has no minimum, and only the number of steps and the learning rate set the
+#     distance. The same 80 steps then end at a KL of 3.54 [results: no_sigmoid.kl_dpo], with a
+#     reward of 8.58 [results: no_sigmoid.reward_dpo]. That is more than the run's DPO gets, but
+#     less than the optimum in the table, whose KL is much lower.
 #   - The reference tells how likely the names were to begin with. Without it a pair whose winner is
-#     a rare name begins with a wrong order and a large weight, though nothing is wrong, and
-#     frequent names that lose are pushed down for being frequent. The policy then ends at a KL of
-#     3.25 [results: no_reference.kl_dpo], with a reward of only
+#     the rarer name begins with a wrong order and a larger weight, though nothing is wrong, and
+#     frequent names that lose are pushed down harder for being frequent. The policy then ends at a
+#     KL of 3.25 [results: no_reference.kl_dpo], with a reward of only
 #     6.67 [results: no_reference.reward_dpo].
 #
-# In production beta is often 0.1, the default of TRL. The log-probabilities of the reference are
-# constants, so they are computed once. TRL does this with precompute_ref_log_probs=True; otherwise
-# it runs the reference in every step, as a second model in memory, or as the same model with its
-# LoRA adapter switched off.
+# In production beta is often 0.1, the default of TRL, and the learning rate is small: often 1e-6
+# when all weights are trained. The log-probabilities of the reference are constants, so they are
+# computed once, here and in TRL with precompute_ref_log_probs=True. Otherwise TRL runs the
+# reference in every step, as a second model in memory, or as the same model with its LoRA adapter
+# switched off. Watch the length of what the policy writes: DPO is known to make answers longer
+# (Park et al., 2024). A log-ratio is a sum over symbols, so a longer text can move it further.
 
 
 class Pairs(NamedTuple):
@@ -298,7 +318,7 @@ class Pairs(NamedTuple):
 
 
 def with_reference(reference: GPT, comparisons: Sequence[tuple[list[int], list[int]]]) -> Pairs:
-    """Add what the reference thinks of the texts."""
+    """Add the log-probabilities that the reference gives to the texts: once, before training."""
     winners, losers = map(list, zip(*comparisons))
     ref_winners, ref_losers = [
         sequence_log_probs(reference, texts).data[0] for texts in (winners, losers)
@@ -319,23 +339,28 @@ def dpo_step(policy: GPT, batch: Pairs, beta: float) -> tuple[Tensor, list[float
 
 
 # Does a winner become likelier, then? The loss does not ask for it: it sees the difference only,
-# and both log-ratios may fall. Their mean over all names of the reference even must fall, whatever
-# the policy has learned: it is -KL(pi_ref, pi), since what some names gain is taken from others.
-# The run shows where the winners end, and where those of the exact optimum end. (That winners fall
-# is known as likelihood displacement; Razin et al., 2024, show when it does harm. Then one adds a
-# little of the rival's loss: Pang et al., 2024; loss_type=["sigmoid", "sft"] in TRL.)
+# and both log-ratios may fall. The probability then goes to other texts. In fact the expected
+# log-ratio of a name that the reference writes, be it winner or loser, is below 0 for every policy
+# that differs from the reference: it is -KL(pi_ref, pi). So the mean log-ratios of fresh winners
+# and of fresh losers cannot both rise. The run shows where the held-out winners end, and what pi*
+# does with them. (That winners fall is known as likelihood displacement; Razin et al., 2024, show
+# when it does harm. A common remedy is to add an SFT loss on the winners, the loss of the next
+# function: Pang et al., 2024; loss_type=["sigmoid", "sft"] in TRL.)
 
 
 def sft_step(policy: GPT, batch: Pairs) -> tuple[Tensor, list[float]]:
-    """The rival, supervised fine-tuning: go on as in pretraining, but on the winners."""
+    """The rival, supervised fine-tuning: pretraining's loss, but on the winners; no log-ratios."""
     return cross_entropy(*predict(policy, batch.winners)), []
 
 
 def fine_tune(
     reference: GPT, pairs: Pairs, num_steps: int, loss_of: Callable
 ) -> tuple[GPT, list[list[float]]]:
-    """Train a copy of the reference -> the policy, and of every ten steps the mean [loss, winners'
-    log-ratio, losers' log-ratio] (of SFT only [loss]), each taken before the step that uses it.
+    """Train a copy of the reference -> the policy and the history of its training.
+
+    The history has one row for every ten steps: the means of [loss, winners' log-ratio, losers'
+    log-ratio] (for SFT only [loss]), each taken before the step's update. What is printed is the
+    mean loss of the last ten steps. The pairs were drawn at random, so nothing is shuffled.
     """
     policy = copy_of(reference, requires_grad=True)
     optimizer = Adam(policy.parameters(), BETAS)
@@ -360,9 +385,10 @@ def fine_tune(
 # === WHAT IS POSSIBLE ===
 
 # The policies pi*, one for each beta, are the frontier: no policy at the same KL has more reward,
-# or it would have a larger J. What they would collect can be computed without training. Take names
-# that the reference wrote, and count each exp(r / beta) times: these are names of pi*, up to Z,
-# which is the mean of these weights.
+# or it would have a larger J. What they would collect can be estimated without training, by
+# importance sampling. Take names that the reference wrote, and give each the weight exp(r / beta).
+# Z is the mean of the weights, and a weighted mean over the names estimates E*, the mean over names
+# that pi* would write. "Exact" in the table means the formula of pi*; its numbers are estimates.
 
 
 def optimal_policy(rewards: Sequence[float], beta: float) -> tuple[float, float, float]:
@@ -396,11 +422,12 @@ def frontier_reward(rewards: Sequence[float], kl: float) -> float:
 # What can imitation reach? SFT learns to write as the winners are distributed. A name can come to a
 # comparison as the first or as the second, and it wins with some probability. So the winners are
 # distributed as 2 pi_ref(y) P(y beats a name of pi_ref), and no name is more than twice as frequent
-# among them as it was. This distribution is what SFT approaches, with any number of steps. In four
-# times the steps it comes to a reward of 6.77 [results: long_sft.reward_sft], at a KL of
-# 0.31 [results: long_sft.kl_sft]: further away than the winners are, but not higher. (To write n
-# names and imitate the best of them lifts the bound from 2 to n, but needs somebody who judges n
-# names.)
+# among them as it was. Hence their KL is at most ln 2 = 0.69; here it is far less. With endless
+# pairs and steps, and a model that can express it, SFT ends at this distribution; 512 pairs are
+# only a sample of it. In four times the steps SFT comes to a reward of
+# 6.77 [results: long_sft.reward_sft], at a KL of 0.31 [results: long_sft.kl_sft]: further away than
+# the winners' distribution, but with less reward. (To write n names and imitate the best of them
+# lifts the bound from 2 to n, but needs somebody who judges n names.)
 
 
 def imitation_limit(rewards: Sequence[float]) -> tuple[float, float]:
@@ -421,12 +448,14 @@ def imitation_limit(rewards: Sequence[float]) -> tuple[float, float]:
 # Policies are measured by what they write, at temperature 1: a policy that is sampled in another
 # way is not the one that was trained. How they order held-out pairs is printed too, but cannot
 # replace this: those names were written by the reference, and a policy comes to write others. (So
-# pairs grow stale; online DPO has the policy write new ones.) The rewards of single names have a
-# standard deviation of about 2, so a mean over 800 names has a standard error of about 0.07.
+# pairs grow stale; online DPO has the policy write new ones.) If the rewards of single names have a
+# standard deviation of 2, a mean over 800 names has a standard error of 2 / sqrt(800) = 0.07.
 
 
 def evaluate(policy: GPT, reference: GPT, held_out: Pairs, rng: random.Random) -> dict[str, Any]:
-    """What the policy writes: mean reward, KL, names. What it thinks of the held-out pairs."""
+    """What the policy writes: mean reward, KL, names. For the held-out pairs: the share in which
+    the winner has the higher log-ratio (accuracy), and the mean log-ratios.
+    """
     texts = sample(policy, [0] * NUM_SAMPLES, NUM_HEADS, CONTEXT, rng)
     own, ref = [sequence_log_probs(model, texts).data[0] for model in (policy, reference)]
     names = [to_name(text) for text in texts]
@@ -445,7 +474,7 @@ def evaluate(policy: GPT, reference: GPT, held_out: Pairs, rng: random.Random) -
 
 
 def optimum_on(pairs: Pairs, reward: float, kl: float, beta: float) -> dict[str, float]:
-    """What pi* with this reward and KL thinks of pairs: its log-ratios are r / beta - log Z."""
+    """The same numbers for pi* with this reward and KL: its log-ratios are r / beta - log Z."""
     won, lost = [[gold_reward(to_name(text)) for text in side] for side in pairs[:2]]
     log_z = reward / beta - kl
     return {
