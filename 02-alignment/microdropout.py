@@ -67,7 +67,7 @@ NUM_EPOCHS = 24  # passes through a training set
 BETAS = (0.9, 0.99)  # of AdamW
 CHECK_EVERY = 3  # epochs between two looks at the validation digits, for early stopping
 
-# Learning rate, p of dropout, weight decay: the best for each on the validation digits, from a grid.
+# Learning rate, p of dropout, weight decay: from a grid, the best for each on validation digits.
 ARMS = {
     "nothing": (0.003, 0.0, 0.0),
     "weight decay": (0.003, 0.0, 0.2),
@@ -280,8 +280,15 @@ def arithmetic_mean(passes: Sequence[Matrix]) -> Matrix:
     >>> [round(softmax_row(mean(passes)[0])[0], 2) for mean in (geometric_mean, arithmetic_mean)]
     [0.98, 0.84]
     """
-    answers = [[softmax_row(row) for row in logits] for logits in passes]
-    return [[log(sum(qs) / len(passes)) for qs in zip(*rows)] for rows in zip(*answers)]
+    log_answers = [[log_softmax_row(row) for row in logits] for logits in passes]
+    count = log(len(passes))
+    return [[log_sum_exp(list(qs)) - count for qs in zip(*rows)] for rows in zip(*log_answers)]
+
+
+def log_softmax_row(row: Sequence[float]) -> list[float]:
+    """The log probabilities that belong to a row of logits."""
+    total = log_sum_exp(list(row))
+    return [z - total for z in row]
 
 
 # What does all this do to the weights? For a linear model with squared error it can be computed.
@@ -406,7 +413,7 @@ def main() -> dict[str, object]:
 MEANS = {
     "loss": "nothing dropped: the whole network, one pass",
     "geometric": f"geometric mean of {NUM_MASKS} masked passes",
-    "arithmetic": f"arithmetic mean of the same passes (Monte Carlo dropout)",
+    "arithmetic": "arithmetic mean of the same passes (Monte Carlo dropout)",
     "one mask": "one masked pass",
 }
 
@@ -449,12 +456,16 @@ def report_losses(results: dict[str, list[dict]], clean: dict[str, float]) -> di
 
 
 def report_units(results: dict[str, list[dict]]) -> None:
-    """Accuracy against the share of hidden units that are missing, as bars."""
-    print("\nAccuracy when hidden units are missing (one # is 2%)")
-    for place, share in enumerate(SHARES_CUT):
-        for arm, rows in results.items():
-            accuracy = statistics.mean([row["cut"][place] for row in rows])
-            print(f"{share:4.0%}  {arm:<14}{accuracy:.3f}  {'#' * round(50 * accuracy)}")
+    """Accuracy against the share of hidden units that are missing, with bars for one half."""
+    half = SHARES_CUT.index(0.5)
+    print(
+        f"\n{'Accuracy without':<16}" + "".join([f"{share:7.0%}" for share in SHARES_CUT]), end=""
+    )
+    print("  of the hidden units")
+    for arm, rows in results.items():
+        means = [statistics.mean(column) for column in zip(*[row["cut"] for row in rows])]
+        cells = "".join([f"{accuracy:7.3f}" for accuracy in means])
+        print(f"{arm:<16}{cells}  50%: {'#' * round(28 * means[half])}")
 
 
 def report_means(losses: dict[str, float]) -> None:
