@@ -284,8 +284,8 @@ def test_early_stopping_keeps_the_best_weights():
     run = small.train("wild", training, validation, (3, 4))
     assert len(run.curve) == 10
     assert run.curve[-1] > min(run.curve)  # random labels: it does not generalise
-    assert small.test(run.stopped, validation)[0] == min(run.curve)
-    assert small.test(run.last, validation)[0] == run.curve[-1]
+    assert small.evaluate(run.stopped, validation)[0] == min(run.curve)
+    assert small.evaluate(run.last, validation)[0] == run.curve[-1]
 
 
 def test_whole_networks_drop_nothing():
@@ -333,11 +333,11 @@ def test_an_untrained_network_knows_nothing_and_one_that_copies_learns_all():
     for parameter in model.parameters():
         parameter.data = [[0.0] * len(row) for row in parameter.data]
     examples = toy_examples(3, 50)
-    assert script.test(model, examples)[0] == pytest.approx(log(10.0))
+    assert script.evaluate(model, examples)[0] == pytest.approx(log(10.0))
     model.b2.data = [[0.0] * 7 + [1.0] + [0.0] * 2]  # always says 7
     told = script.Examples(examples.images[:4], [7, 7, 7, 2], [7, 1, 2, 3])
     assert script.wrong_labels_learned(model, told) == 2 / 3
-    assert script.test(model, told)[1] == 3 / 4
+    assert script.evaluate(model, told)[1] == 3 / 4
 
 
 def test_losses_that_move_together_cancel_in_the_difference():
@@ -348,5 +348,5 @@ def test_losses_that_move_together_cancel_in_the_difference():
 def test_cutting_no_unit_changes_nothing():
     model, _ = small_network(0, 16)
     examples = toy_examples(3, 30)
-    whole = script.test(model, examples)[1]
+    whole = script.evaluate(model, examples)[1]
     assert script.accuracy_without_units(model, examples, 0.0, random.Random(0)) == whole
