@@ -506,10 +506,10 @@ def report_pictures(training: Examples, runs: dict[str, Trained]) -> None:
     """
     print("\nValidation loss on set 1; the lowest of each line is marked")
     checks = [e for e in range(1, NUM_EPOCHS + 1) if e % CHECK_EVERY == 0 or e == NUM_EPOCHS]
-    print(f"{'after epoch':<12}" + "".join([f"{epoch:>6} " for epoch in checks]).rstrip())
+    print(f"{'epoch':<10}" + "".join([f"{epoch:>6} " for epoch in checks]).rstrip())
     for arm, run in runs.items():
         cells = [f"{loss:6.3f}{'*' if loss == min(run.curve) else ' '}" for loss in run.curve]
-        print(f"{arm:<12}{''.join(cells)}".rstrip())
+        print(f"{arm:<10}{''.join(cells)}".rstrip())
     answers = {
         arm: [softmax_row(row) for row in runs[arm].last.forward(training.images).data]
         for arm in ("same rate", "dropout")

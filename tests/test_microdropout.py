@@ -41,10 +41,14 @@ def train_and_leave_on(arm, training, validation, seeds):
 
 def one_mask_for_the_whole_run(x, p, rng):
     """In training, every example of every step gets the mask that was drawn first."""
-    if not x.requires_grad:  # measuring, after training
-        return script.dropout(x, p, rng)
+
+    def new_row():
+        return [1.0 / (1.0 - p) if rng.random() >= p else 0.0 for _ in x.data[0]]
+
+    if not x.requires_grad:  # measuring, after training: fresh masks, as in the script
+        return x * type(x)([new_row() for _ in x.data], requires_grad=False)
     if not hasattr(rng, "mask"):
-        rng.mask = [0.0 if rng.random() < p else 1.0 / (1.0 - p) for _ in x.data[0]]
+        rng.mask = new_row()
     return x * type(x)([rng.mask] * len(x.data), requires_grad=False)
 
 
