@@ -120,7 +120,7 @@ def honest_loss(wrong: float) -> float:
     (0.867, 0.0)
     """
     right, other = 1.0 - wrong + wrong / 10.0, wrong / 10.0
-    return sum([q * log(1.0 / q) for q in (right, *[other] * 9) if q > 0.0])
+    return sum([-q * log(q) for q in (right, *[other] * 9) if q > 0.0])
 
 
 # === DROPOUT: A NEW MASK FOR EVERY EXAMPLE ===

@@ -8,7 +8,7 @@ import random
 from math import log
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support import changed_script, check_gradients, load_script
 
@@ -299,6 +299,15 @@ def test_whole_networks_drop_nothing():
     assert model.forward(images, 0.5, random.Random(0)).data != model.forward(images).data
 
 
+def test_the_signal_keeps_its_size_at_first():
+    model = script.new_network(random.Random(0))
+    images = [[random.Random(i).gauss(0.0, 1.0) for i in range(n, n + 64)] for n in range(200)]
+    hidden = [h for row in model.hidden(images).data for h in row]
+    logits = [z for row in model.forward(images).data for z in row]
+    assert sum([h * h for h in hidden]) / len(hidden) == pytest.approx(1.0, rel=0.3)
+    assert sum([z * z for z in logits]) / len(logits) == pytest.approx(1.0, rel=0.5)
+
+
 # === LABELS AND MEASURES ===
 
 
@@ -320,7 +329,9 @@ def test_labels_are_right_if_none_is_to_be_wrong():
     assert clean.wrong_labels_learned(small_network(0, 8)[0], training) == 0.0
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=100)
+@example(5e-324, 0.5)
+@example(0.0, 0.99)
 @given(st.floats(0.0, 1.0), st.floats(0.01, 0.99))
 def test_no_other_answer_beats_the_perfect_reader(wrong, q):
     right, other = 1.0 - wrong + wrong / 10.0, wrong / 10.0
