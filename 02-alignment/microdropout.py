@@ -931,7 +931,8 @@ def load_digits() -> tuple[list[list[float]], list[int]]:
     """1,797 handwritten digits: images [1797][64] of values 0 to 1 (8 x 8 pixels), and labels.
 
     A pixel counts the ink in a 4 x 4 block of the scan, 0 to 16. The rows stand in the order of
-    their writers, so a test on the last rows is a test on new handwriting.
+    their writers, so a test on the last rows is mostly a test on new handwriting (one writer may
+    stand on both sides of the cut).
     """
     text = gzip.decompress(load_data("digits.csv.gz", DIGITS_SHA256)).decode("ascii")
     rows = [list(map(int, line.split(","))) for line in text.split()]
