@@ -2,21 +2,21 @@
 
 LoRA freezes a model and trains small adapters beside its weights (microlora). Most memory is then
 taken by numbers that never change: the frozen weights. QLoRA stores these in 4 bits each. For
-every product they are turned back into ordinary numbers, and thrown away again. The adapters, and
-all arithmetic, keep full precision.
+every product they are turned back into ordinary numbers, which are thrown away afterwards. The
+adapters, and all arithmetic, keep full precision: here Python's 64-bit floats.
 
-The same small GPT as in microlora learns names that end in a vowel or y. Then its weights are
-stored in 4, 3 and 2 bits. Look at four things: what each code costs before anything is adapted;
-where adapters end that are trained over 4-bit weights to make names of a new kind; what 2 bits
-break, and how much of it adapters repair that are trained *through* the 2-bit weights; and what is
-left of the repair when base and adapter are merged into one 2-bit matrix.
+The same small GPT as in microlora, the "base", learns names that end in a vowel or y. Then its
+weights are stored in 4, 3 and 2 bits. Look at four things: how much each code raises the loss
+before anything is adapted; how well adapters over 4-bit weights learn names of a new kind; what
+2 bits break, and how much of it adapters repair when they are trained *through* the 2-bit weights;
+and what is left of the repair when base and adapters are merged into 2-bit matrices.
 
 The measure is the loss: the mean of -log(probability that the model gave to the symbol that
 really followed), in nats, on names that were held out. The "rise" is how much higher it is than
-the loss of the base in full precision. A rise of 0 is the best that a repair can hope for.
+the loss of the base in full precision. A rise of 0 means that a repair is complete.
 
 In the code   In the paper    Meaning                                            Shape
-levels        q_i             the values between -1 and 1 that a code can name   2^bits
+levels        q_i             the values from -1 to 1 that a code can name       2^bits
 codes         W^NF4           for each weight, the number of its nearest level   out * in
 scales        c_2, absmax     the largest |weight| of each block of 64           1 per block
 lora_A        L_1 transposed  reads r numbers off the layer's input              [r][in]
@@ -24,9 +24,9 @@ lora_B        L_2 transposed  writes them into the layer's output               
 weight        doubleDequant   the frozen weight, recomputed from codes, scales   [out][in]
 
 Left out: paged optimisers, the paper's third part, which move Adam's numbers to the computer's
-main memory when the GPU runs short. Codes that are chosen by looking at the layer's inputs (GPTQ,
-AWQ; microquant). And size: this model has 4,192 numbers. In 4 bits it saves nothing worth having;
-it shows what the method does to the losses.
+main memory when the GPU runs short. Methods that look at the layer's inputs before they round
+(GPTQ, AWQ; microquant). And size: this model has 4,192 numbers. In 4 bits it saves nothing worth
+having; it shows what the method does to the losses.
 
 A number marked [results: ...] is not from this run: it was recorded from a run with one thing
 changed, and stands in results/microqlora.json under that key.
@@ -82,15 +82,17 @@ REPAIR_RATE = 0.02
 
 # === A CODE FOR WEIGHTS: LEVELS, BLOCKS, SCALES ===
 
-# With 4 bits a weight can be one of 16 values. Which 16? First, weights come in blocks of 64, and
-# each block is divided by its largest absolute value, its scale. So all weights lie from -1 to 1,
-# and 16 levels between -1 and 1 serve all blocks. A single huge weight makes its block coarse, but
-# only its block: this is why the blocks are small, and why not smaller is a matter of memory.
+# With 4 bits a weight can be one of 16 values. Which 16? First, the weights are cut into blocks of
+# 64, and each block is divided by its largest absolute value, its scale. So all weights lie from -1
+# to 1, and the same 16 levels from -1 to 1 serve all blocks. A code is the number of a level. One
+# huge weight makes the steps coarse for its whole block, but for no other: so the blocks are small.
+# They are not smaller still because each block must store its scale.
 #
-# Where should the levels lie? Evenly is the simple answer ("int4": -7/7, -6/7 ... 7/7). But trained
-# weights are roughly normal: many are small, few are large. NormalFloat (NF4) puts the levels at
-# quantiles of the normal distribution, close together where weights are many. It has 7 levels below
-# zero and 8 above, and zero itself, so that a weight of 0 stays 0.
+# Where should the levels lie? Evenly spaced ("int4": -7/7, -6/7 ... 7/7) is the simple answer. But
+# trained weights are often roughly normal: many are small, few are large. NormalFloat (NF4) puts
+# the levels at quantiles of the normal distribution, which cut it into parts of about equal
+# probability: levels lie close together where there are many weights. It has 7 levels below zero
+# and 8 above, and zero itself, so that a weight of 0 stays 0.
 #
 # An example with NF2, whose levels are -1, 0, 0.338 and 1, and one block of four weights:
 #
@@ -100,12 +102,13 @@ REPAIR_RATE = 0.02
 #     level * scale    0.50    0.00    0.169   0.00         what the layer will use
 #
 # The quantiles must be divided by the largest of them (1.85), as the weights are by theirs. If not,
-# the outer levels lie beyond 1, where there are no weights, and their codes are wasted.
+# the outermost levels lie far beyond 1, where there are no weights, and their codes are wasted.
 #
 # NF4 is often called "information-theoretically optimal", which means that each level is used
-# equally often. For normal numbers that would nearly hold. But divided by the largest of its block,
-# a weight is no longer normal, and how it is distributed depends on the size of the block (Yoshida,
-# 2023). The run prints how often the rarest and the commonest level are used.
+# equally often. For normal numbers with a standard deviation of 1/1.85 that would nearly hold. But
+# divided by the largest of its block, a weight is no longer normal, and how it is distributed
+# depends on the size of the block (Yoshida, 2023). The run prints how often the rarest and the
+# commonest level are used.
 
 
 def normal_float_levels(bits: int) -> list[float]:
@@ -115,7 +118,8 @@ def normal_float_levels(bits: int) -> list[float]:
     [-1.0, 0.0, 0.338, 1.0]
     """
     # The quantile of probability 1 is infinite, so the last level is taken at this probability,
-    # half a level's share below 1: 1 - (1/32 + 1/30) / 2. We keep it for fewer bits.
+    # about half a level's share below 1: 1 - (1/32 + 1/30) / 2. The paper defines 4 bits only; for
+    # fewer bits we keep the number.
     last = 0.9677083
     half = 2 ** (bits - 1)  # positive levels; there is one negative level fewer
 
@@ -128,7 +132,7 @@ def normal_float_levels(bits: int) -> list[float]:
 
 
 def integer_levels(bits: int) -> list[float]:
-    """Even steps from -1 to 1 with a zero: 2^bits - 1 levels, one code stays unused.
+    """Even steps from -1 to 1 with a zero: 2^bits - 1 levels, so one code stays unused.
 
     >>> integer_levels(2)
     [-1.0, 0.0, 1.0]
@@ -160,7 +164,9 @@ def quantize_blockwise(
 def dequantize_blockwise(
     codes: Sequence[int], scales: Sequence[float], levels: Sequence[float]
 ) -> list[float]:
-    """The weights that codes and scales stand for, level * scale: we call them decoded."""
+    """The weights that codes and scales stand for, level * scale: we call them decoded. They are
+    not the original weights: what rounding took is gone.
+    """
     return [levels[code] * scales[i // BLOCK_SIZE] for i, code in enumerate(codes)]
 
 
@@ -172,15 +178,15 @@ def dequantize_blockwise(
 #     y = linear(x, weight)                + linear(linear(x, lora_A), lora_B)
 #
 # "Training in 4 bits" is a misnomer. 4 bits are how the frozen weights are *stored*. To *compute*,
-# they are turned into ordinary numbers (bfloat16 in production, Python's floats here), and what is
-# computed is an ordinary matrix product.
+# they are turned into ordinary numbers (bfloat16 in production, Python's floats here), and the
+# matrix product is an ordinary one.
 #
-# Going back, the gradient passes *through* the frozen weight, since there are adapters in the
-# layers below: d_x = d_y W. Were it stopped there, adapters over NF4 would end
+# On the way back, the gradient passes *through* the frozen weight, because there are adapters in
+# the layers below: d_x = d_y W. If it is stopped there, adapters over NF4 end
 # 0.29 [results: no_way_through.qlora_gap_nf4] nats above those over full precision. But it never
-# goes *into* the weight: there is no d_W, and no small step could be taken in a code that knows 16
-# values. Nor is rounding ever differentiated: codes are constants. (To train weights that will be
-# rounded is another method, quantisation-aware training.)
+# goes *into* the weight: there is no d_W, and a small step would not move a weight from one of the
+# 16 values to the next. Nor is rounding ever differentiated: codes are constants. (To train weights
+# that will be rounded is another method, quantisation-aware training.)
 
 
 class QuantizedLinear:
@@ -188,7 +194,7 @@ class QuantizedLinear:
 
     bitsandbytes' Linear4bit, but for any number of bits up to 8. Its weights are decoded for the
     forward pass and once more for the backward pass, so that no layer's decoded weights have to
-    be kept in between: a few more operations for a lot less memory.
+    be kept in between: this costs time and saves memory.
     """
 
     def __init__(self, weight: list[list[float]], levels: Sequence[float]) -> None:
@@ -199,7 +205,7 @@ class QuantizedLinear:
 
     @property
     def bits(self) -> int:
-        """Of a code: 4 for 15 or 16 levels."""
+        """How many bits a code takes: 4 for 15 or 16 levels."""
         return (len(self.levels) - 1).bit_length()
 
     def codes(self) -> list[int]:
@@ -228,7 +234,8 @@ class QuantizedLinear:
 
 def quantize_model(model: Transformer, levels: Sequence[float]) -> Transformer:
     """Store the seven weight matrices in few bits. The two embeddings stay as they are, which is
-    usual: they are looked up, not multiplied.
+    usual: they are looked up, not multiplied. In production the head, too, usually keeps 16 bits;
+    here it is quantised with the rest.
     """
     layers = {
         name: QuantizedLinear(layer.weight.data, levels) for name, layer in model.layers.items()
@@ -238,15 +245,18 @@ def quantize_model(model: Transformer, levels: Sequence[float]) -> Transformer:
 
 # === ADAPTERS OVER IT ===
 
-# This is microlora's adapter without a change of a letter. It asks its base for a product and for
-# the shape of its weight, and does not care how the base stores it. In production:
+# This is microlora's adapter, letter for letter. It asks the layer under it for a product and for
+# the shape of its weight, and does not care how the weight is stored. In production:
 #
 #     config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4",
 #         bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16)
 #     model = AutoModelForCausalLM.from_pretrained(name, quantization_config=config)
-#     model = get_peft_model(prepare_model_for_kbit_training(model), LoraConfig(...))
+#     model = get_peft_model(prepare_model_for_kbit_training(model),
+#         LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM"))
 #
-# QLoRA is smaller than LoRA, not faster: decoding is extra work.
+# Like the paper, we put adapters at every linear layer, not at query and value only (and at the
+# head, which "all-linear" leaves out). QLoRA needs less memory than LoRA, but it is not faster:
+# decoding is extra work.
 
 
 class LoRALinear:
@@ -288,13 +298,15 @@ def add_adapters(
     return Transformer(base.token_embedding, base.position_embedding, layers)
 
 
-# What is served after training? Codes and adapter apart, as they were trained, or W + B A as one
-# matrix in 16 bits. Both compute what was trained, but for the last digits. To have one matrix in
-# few bits, the sum must be quantised once more, and many changes are smaller than the gaps between
-# the levels:
+# What is served after training? Either codes and adapter apart, as they were trained, or W + B A as
+# one matrix in 16 bits, where W is the decoded weight that B A was trained over. Both compute what
+# was trained, up to rounding in 16 bits. For one matrix in few bits, the sum must be quantised once
+# more, and a change of less than half the gap between two levels can vanish:
 #
 #     NF2, scale 0.50:  a weight decodes to 0.169, the adapter adds 0.06, the sum is 0.229.
 #                       The nearest of -0.5, 0, 0.169 and 0.5 is 0.169: what it added is gone.
+#
+# In production, peft's merge_and_unload() over a base in 4 bits does this second quantising.
 
 
 def merge(adapted: Transformer) -> Transformer:
@@ -312,11 +324,11 @@ def merge(adapted: Transformer) -> Transformer:
 
 # A scale of 32 bits for 64 codes of 4 bits is 0.5 bits per weight, an eighth on top. Double
 # quantisation quantises the scales as well: to 8 bits, in blocks of 256 scales. They are all
-# positive, so their mean is subtracted first, or half of the 256 codes would never be used. This
-# makes 4 + 8/64 + 32/(64 * 256) = 4.127 bits. (The paper rounds scales to an 8-bit float, we to
-# evenly spaced steps.) It saves 0.37 bits of 4.5; in a model of 65 billion weights that is 3 GB.
-# With 16 bits per weight the model would take 130 GB, with 4.127 it takes 34. The run shows what
-# this costs the base; adapters are trained over scales of 32 bits.
+# positive, so their mean is subtracted first, or half of the codes would never be used. This makes
+# 4 + 8/64 + 32/(64 * 256) = 4.127 bits. (The paper rounds scales to an 8-bit float, we to evenly
+# spaced steps.) It saves 0.37 bits of 4.5; in a model of 65 billion weights that is 3 GB. With 16
+# bits per weight the model would take 130 GB, with 4.127 it takes 34. The run shows how this
+# changes the base's loss; adapters are trained over scales of 32 bits.
 
 
 def double_quantize(scales: Sequence[float]) -> tuple[array[int], float, float]:
@@ -333,7 +345,8 @@ def double_quantize(scales: Sequence[float]) -> tuple[array[int], float, float]:
 
 def double_quantize_model(model: Transformer) -> tuple[Transformer, float]:
     """The quantised model with scales of 8 bits, and how many bits it stores per weight. All its
-    scales together are one block: they are only 55.
+    scales together are one block: there are only 55. Mean and step are counted as 32 bits each;
+    shared by so few weights, they lift the count above 4.127.
     """
     scales = [scale for layer in model.layers.values() for scale in layer.scales]
     codes, mean, step = double_quantize(scales)
@@ -352,24 +365,28 @@ def double_quantize_model(model: Transformer) -> tuple[Transformer, float]:
 
 # Adapters over a quantised base do two things with the same few numbers: they learn the new kind of
 # name, and they make up for what rounding has broken. To see the second alone, other adapters are
-# trained on names of the *base* kind, where a base in full precision has nothing left to learn: the
-# run trains some over it too, as a control. If they gained as well, the repair would only be more
-# training. (Of these 320 names the base has met about one in six.)
+# trained on names of the *base* kind, on which the base was trained already. As a control, the run
+# trains such adapters over full precision too. If they gained as well, the repair could be mere
+# further training. (Of these 320 names the base has met about one in six.)
 #
 # And for the first: adapters trained over full precision are moved onto the quantised base, which
-# they have never seen. The difference between these and QLoRA's is what training *through* the
-# quantised weights is good for.
+# they have never met. The difference between these and QLoRA's adapters, which met it in training,
+# is what training *through* the quantised weights is good for.
 #
 # One run could deceive. QLoRA's loss over NF4 minus LoRA's is -0.005
 # [results: seed_1.qlora_gap_nf4], 0.003 [results: seed_2.qlora_gap_nf4] and 0.005
 # [results: seed_3.qlora_gap_nf4] on other seeds, and -0.003 [results: rate_02.qlora_gap_nf4] with
-# the learning rate 0.02.
+# the learning rate 0.02. The sign changes: a gap of this size says only that the two are alike.
+# Nor is the loss "none" on the target kind a measure of a code: it can fall when weights are
+# rounded, since the base never learned that kind.
 #
-# Is the repair only a copy of what rounding took away? The best copy of rank 2 needs no training:
-# it is the SVD of W minus its decoded self, cut to 2 terms (microlora explains this). It leaves a
-# rise of 0.149 [results: svd_repair.repaired_rise_nf2], far more than training does: it makes the
-# error of the weights small, training the loss itself. (LoftQ begins with such a copy and trains on
-# from there.) With rank 8 training leaves 0.054 [results: rank_8.repaired_rise_nf2].
+# Is the repair only a copy of what rounding took away? The copy of rank 2 with the smallest squared
+# error needs no training: it is the SVD of W minus its decoded self, cut to 2 terms (microlora
+# explains this). It leaves a rise of 0.149 [results: svd_repair.repaired_rise_nf2], far more than
+# training does: it makes the error of the weights small, training the loss itself. (LoftQ finds
+# codes and such a copy together, and trains on from there.) With rank 8, training leaves
+# 0.054 [results: rank_8.repaired_rise_nf2]; merged into 2 bits, that becomes
+# 0.198 [results: rank_8.merged_rise_nf2], more than without any repair.
 
 
 def train(
@@ -418,7 +435,9 @@ def moved_to(base: Transformer, adapted: Transformer) -> Transformer:
 def judge_codes(
     base: Transformer, names: dict[str, list[str]]
 ) -> tuple[dict[str, Transformer], dict[str, dict[str, float]]]:
-    """Store the base in every code -> the quantised models, and a row for each."""
+    """Store the base in every code -> the models, the base first, and a row of numbers for each.
+    Bits per weight and error are those of the seven matrices: embeddings are not counted.
+    """
     models, rows = {"full precision": base, "int4": quantize_model(base, integer_levels(4))}, {}
     for bits in (4, 3, 2):
         models[f"NF{bits}"] = quantize_model(base, normal_float_levels(bits))
@@ -438,8 +457,9 @@ def judge_codes(
 def adapt_over(
     base: Transformer, lora: Transformer | None, names: dict[str, list[str]]
 ) -> tuple[dict[str, float], Transformer]:
-    """Train both kinds of adapters over one base -> losses, and the model for the new kind.
-    lora: the model whose adapters are moved to this base; None for full precision.
+    """Train adapters for the new kind, and others for repair, over one base -> held-out losses, and
+    the model for the new kind. lora: the model whose adapters are moved to this base; None if this
+    base is the one in full precision.
     """
     adapted = trained_over(base, names["target"][:NUM_ADAPT], LORA_RATE)
     repaired = trained_over(base, names["base"][:NUM_REPAIR], REPAIR_RATE)
@@ -519,7 +539,7 @@ def flat_weights(model: Transformer) -> list[float]:
 
 
 def bits_per_weight(model: Transformer) -> float:
-    """Counted from what the layers store; 64 for Python's floats (16 in practice)."""
+    """Counted from what the layers store; 64 for Python's floats (in practice 16 bits are kept)."""
     layers = list(model.layers.values())
     if isinstance(layers[0], Linear):
         return 64
@@ -528,7 +548,7 @@ def bits_per_weight(model: Transformer) -> float:
 
 
 def root_mean_square_error(model: Transformer, base: Transformer) -> float:
-    """Of the quantised model's weights."""
+    """How far the quantised model's weights lie from the base's."""
     pairs = list(zip(flat_weights(model), flat_weights(base)))
     return sqrt(sum([(a - b) ** 2 for a, b in pairs]) / len(pairs))
 
@@ -550,7 +570,7 @@ def enter_shared_table(
     losses: dict[str, float],
     adapted: Transformer,
 ) -> None:
-    """Two rows of the table that the README shows for microlora and microqlora together."""
+    """Add two rows of the table that the README shows for microlora and microqlora together."""
     bits = code["bits_per_weight"]
     full = title == "full precision"
     table["base" if full else f"base in {title}"] = {
