@@ -2,46 +2,50 @@
 
 A cart moves on a track, with a pole on top that tips over if nobody acts. Fifty times a second a
 network chooses to push the cart to the left or to the right. Nobody knows the right answer, so
-there is nothing to imitate. All that comes back is a reward of 1 for every step that the pole
-stays up. REINFORCE learns from this alone. It draws actions at random, as the network's
+there is nothing to imitate. All that comes back is a reward of 1 for every step, up to the one in
+which the pole falls. REINFORCE learns from this alone. It draws actions at random, as the network's
 probabilities say, sees what came of them, and makes every action more likely in proportion to a
-weight. The simplest weight is the return: the sum of all rewards of the episode.
+weight (less likely, if the weight is negative). The simplest weight is the return: the sum of all
+rewards of the episode. The network's own numbers are called parameters here.
 
-On average this moves the network the right way, but each episode is mostly noise. Two things may
-be done to the weight that leave the average as it is. One is to leave out the rewards that came
-before the action; what remains is the reward-to-go. The other is to subtract a baseline: what
-could be expected anyway, here a mean. The run compares the total return, the same minus its mean,
-the reward-to-go minus its mean, and the reward-to-go minus the mean of each step. Look at three
-things: how noisy they are at a fixed policy, and how near the mean comes to the best constant that
-could be subtracted; whether what is taken away was noise only; and which of the four learns to
-hold the pole in every training, all from the same starts and with the same number of steps.
+On average this moves the network the right way, but each episode is mostly noise. Two changes to
+the weight leave the average update as it is. One is to leave out the rewards that came before the
+action; what remains is the reward-to-go. The other is to subtract a baseline: what could be
+expected anyway, here a mean. The run trains with four weights: the total return, the same minus
+its mean, the reward-to-go minus its mean, and the reward-to-go minus the mean of each step. Look
+at three things: how noisy the weights are at a fixed policy, and how near the mean comes to the
+best constant that could be subtracted; whether only noise was taken away; and which of the four
+learns to hold the pole in every training, all from the same starts and with about the same number
+of steps.
 
 In the code    In the papers      Meaning                                          Shape
-states         s_t                position, velocity, angle, turning speed         T times 4
+states         s_t                position, velocity, angle, turning speed         [T][4], T steps
 actions        a_t                0: push left, 1: push right                      T
 rewards        r_t                1 for every step                                 T
 policy         pi_theta(a | s)    the network: from states to logits of actions    [T][2]
 total_return   R                  sum of all rewards of the episode                T, all equal
 reward_to_go   G_t, R_t           sum of the rewards from step t on                T
 expected       b, b_t             the baseline: what is subtracted at each step    500
-weights        r - b, Psi_t, A_t  what each grad log pi(a_t | s_t) is times        T
-score          e                  sum over the episode of grad log pi(a_t | s_t)   114 numbers
+weights        R - b, Psi_t, A_t  the factor of each grad log pi(a_t | s_t)        T
+score          sum of e(t)        sum over the episode of grad log pi(a_t | s_t)   114 numbers
 
 What is left out: discounting (less noise again, but another goal); a baseline that is learned by a
 second network, a critic, and the clip that lets one batch be used several times (both: microppo);
-the mean over several answers to one question as the baseline (microgrpo).
+the mean over several answers to one question as the baseline (microgrpo). The reward-to-go without
+a baseline stands in the table of noise, but no training uses it.
 
-A number marked [results: ...] is not from this run: it was recorded from a run with one thing
-changed, and stands in results/microreinforce.json under that key.
+A number marked [results: ...] was recorded, from this run (seed_42) or from one with one thing
+changed (another seed, or one constant or function), and stands in results/microreinforce.json
+under that key.
 
 Papers: Barto, Sutton & Anderson, "Neuronlike Adaptive Elements That Can Solve Difficult Learning
 Control Problems", 1983 (the cart and the pole). Williams, "Simple Statistical Gradient-Following
 Algorithms for Connectionist Reinforcement Learning", 1992 (REINFORCE). Sutton et al., "Policy
-Gradient Methods for Reinforcement Learning with Function Approximation", 2000. Weaver & Tao, "The
-Optimal Reward Baseline for Gradient-Based Reinforcement Learning", 2001, arXiv:1301.2315.
-Greensmith et al., "Variance Reduction Techniques for Gradient Estimates in Reinforcement
-Learning", 2004. Schulman et al., "High-Dimensional Continuous Control Using Generalized Advantage
-Estimation", 2015, arXiv:1506.02438.
+Gradient Methods for Reinforcement Learning with Function Approximation", 2000 (the policy
+gradient theorem). Weaver & Tao, "The Optimal Reward Baseline for Gradient-Based Reinforcement
+Learning", 2001, arXiv:1301.2315. Greensmith et al., "Variance Reduction Techniques for Gradient
+Estimates in Reinforcement Learning", 2004. Schulman et al., "High-Dimensional Continuous Control
+Using Generalized Advantage Estimation", 2015, arXiv:1506.02438 (lists possible weights, Psi_t).
 """
 
 from __future__ import annotations
@@ -59,22 +63,22 @@ from typing import NamedTuple
 
 SEED = 42
 MAX_STEPS = 500  # an episode ends here at the latest, after 10 seconds
-HIDDEN = 16  # units of the network: 114 numbers in all
+HIDDEN = 16  # hidden units: 16 x 4 + 16 + 2 x 16 + 2 = 114 parameters
 BATCH_EPISODES = 8  # episodes for each update
-TRAINING_STEPS = 30_000  # of the cart in one training; then no new batch is begun
+TRAINING_STEPS = 30_000  # of the cart in one training; the batch then running is finished
 LEARNING_RATE = 0.03
-BETAS = (0.9, 0.99)  # Adam's; a training has only some 15 to 90 updates
-HALF_STEPS = 4000  # after so many steps a policy is half trained
-NUM_RUNS = 4  # trainings for each of the four weights, each from another network
+BETAS = (0.9, 0.99)  # Adam's; 0.999 would average over more updates than there are
+HALF_STEPS = 4000  # of the cart; after these a policy counts as half trained
+NUM_RUNS = 4  # trainings for each of the four weights, each from a different network
 NUM_TEST = 20  # fresh episodes after each training
-NUM_SAMPLES = 400  # episodes to measure the noise by, and as many for the means
+NUM_SAMPLES = 400  # episodes to measure the noise with, and as many for the means
 NUM_HALF_SAMPLES = 150  # the same at the half-trained policy, whose episodes are longer
 
 # === THE TASK: A CART WITH A POLE ===
 
 # The equations of motion, as in CartPole-v1 of the library Gymnasium. Learning never looks inside
 # this function, so neither the world nor the reward needs to be differentiable. A policy that
-# always pushes to the right holds the pole for some 9 steps. The ceiling is the time limit.
+# always pushes to the right holds the pole for some 9 steps (tested); none can exceed 500.
 
 GRAVITY = 9.8  # m/s^2
 TOTAL_MASS = 1.1  # kg; of this the pole has
@@ -82,10 +86,11 @@ POLE_MASS = 0.1
 HALF_LENGTH = 0.5  # m, from the pole's foot to its middle
 FORCE = 10.0  # N, to the left or to the right: no third choice
 SECONDS = 0.02  # between two steps
-MAX_POSITION = 2.4  # m from the middle, where the track ends
-MAX_ANGLE = math.radians(12.0)  # from here on the pole counts as fallen
+MAX_POSITION = 2.4  # m, from the middle of the track to its ends
+MAX_ANGLE = math.radians(12.0)  # beyond it the pole counts as fallen
 
-State = tuple[float, float, float, float]  # position, velocity, angle (right is +), turning speed
+# Position (m), velocity (m/s), angle (radians), turning speed (radians/s); to the right is +.
+State = tuple[float, float, float, float]
 
 
 def cartpole_step(state: State, action: int) -> tuple[State, bool]:
@@ -93,12 +98,14 @@ def cartpole_step(state: State, action: int) -> tuple[State, bool]:
     position, velocity, angle, turning = state
     force = FORCE if action == 1 else -FORCE
     sine, cosine = math.sin(angle), math.cos(angle)
+    # moment and pushed are called polemass_length and temp in Gymnasium.
     moment = POLE_MASS * HALF_LENGTH
     pushed = (force + moment * turning * turning * sine) / TOTAL_MASS
     angular_acceleration = (GRAVITY * sine - cosine * pushed) / (
         HALF_LENGTH * (4.0 / 3.0 - POLE_MASS * cosine * cosine / TOTAL_MASS)
     )
     acceleration = pushed - moment * angular_acceleration * cosine / TOTAL_MASS
+    # Euler's method: position and angle still move at the speeds from before the push.
     position += SECONDS * velocity
     velocity += SECONDS * acceleration
     angle += SECONDS * turning
@@ -112,7 +119,8 @@ def cartpole_step(state: State, action: int) -> tuple[State, bool]:
 # From here to the end of TRAINING the whole algorithm can be read without a break. The policy is a
 # network, 4 -> 16 -> 2. Its two outputs are logits; softmax makes them the probabilities of left
 # and right. It must draw its actions: a policy that always took the likelier one would never find
-# out what the other is good for. (linear and tanh stand in the appendix and are PyTorch's.)
+# out what the other is good for. (linear and tanh, in the appendix, do what F.linear and torch.tanh
+# do in PyTorch.)
 
 
 class Policy:
@@ -124,7 +132,7 @@ class Policy:
 
         self.weight_in = matrix(HIDDEN, 4, 0.5)
         self.bias_in = Tensor([[0.0] * HIDDEN])
-        # Small weights here give logits near 0: at first both actions are almost equally likely.
+        # A small weight_out gives logits near 0: at first both actions are about equally likely.
         self.weight_out = matrix(2, HIDDEN, 0.1)
         self.bias_out = Tensor([[0.0, 0.0]])
 
@@ -134,14 +142,14 @@ class Policy:
 
     def forward(self, states: Sequence[State]) -> Tensor:
         """N states -> logits [N][2]."""
-        # The angle stays below 0.21 (in radians). Times 5 it is as large as the other three.
+        # The angle stays below 0.21 radians (12 degrees). Times 5 it can reach 1, as others do.
         rows = [[position, v, 5.0 * angle, turning] for position, v, angle, turning in states]
         hidden = tanh(linear(Tensor(rows, requires_grad=False), self.weight_in, self.bias_in))
         return linear(hidden, self.weight_out, self.bias_out)
 
 
 class Episode(NamedTuple):
-    """What happened, step by step: T entries each."""
+    """What happened, step by step: T entries each. The state is the one before the action."""
 
     states: list[State]
     actions: list[int]
@@ -151,7 +159,7 @@ class Episode(NamedTuple):
 def play(policy: Policy, num_episodes: int, rng: random.Random) -> list[Episode]:
     """Play episodes side by side, so that one matrix product serves all that are still running.
 
-    (In production: gymnasium.vector, with thousands of copies of the world.)
+    (In production: gymnasium.vector; simulators on a GPU run thousands of copies of the world.)
     """
     episodes = [Episode([], [], []) for _ in range(num_episodes)]
     running = [(e, tuple([rng.uniform(-0.05, 0.05) for _ in range(4)])) for e in episodes]
@@ -164,8 +172,9 @@ def play(policy: Policy, num_episodes: int, rng: random.Random) -> list[Episode]
             episode.states.append(state)
             episode.actions.append(action)
             episode.rewards.append(1.0)
-            # The time limit ends an episode as a fall does. Strictly, it only cuts it: rewards that
-            # were still to come are missing. Libraries tell the two apart (terminated, truncated).
+            # The time limit ends an episode as a fall does. Our goal is the return of 500 steps at
+            # most, so nothing is missing. For a longer goal it only cuts the episode, and a critic
+            # should guess the rest. Libraries tell the two apart (terminated, truncated).
             if not fallen and len(episode.rewards) < MAX_STEPS:
                 still_running.append((episode, next_state))
         running = still_running
@@ -174,18 +183,19 @@ def play(policy: Policy, num_episodes: int, rng: random.Random) -> list[Episode]
 
 # === THE GRADIENT, FROM ACTIONS THAT WERE DRAWN ===
 
-# We want a higher return R in the mean: J = E[R]. To climb, we need the gradient of J. It seems to
-# ask for the slope of the world, which nobody knows. But the weights of the network only decide how
-# likely an episode is, and an episode's probability p is a product:
+# We want a higher return R on average: J = E[R]. To climb, we need the gradient of J in the
+# network's parameters. It seems to ask for the slope of the world, which nobody knows. But the
+# parameters only decide how likely an episode is, and an episode's probability p is a product:
 #
 #     p(episode) = p(s_0) * product over t of pi(a_t | s_t) * P(s_t+1 | s_t, a_t)
 #     grad J = sum over all episodes of R grad p = sum of p R grad log p = E[R grad log p]
 #            = E[R * sum over t of grad log pi(a_t | s_t)]
 #
-# The second step is grad p = p grad log p (the log-derivative trick). In the last one, log p is a
-# sum, and of its terms only log pi holds the network's weights: the world drops out. An expectation
-# can be estimated: play, and average. Williams (1992) writes the update as alpha (r - b) e, with e
-# for grad log pi. So the first paper already has a baseline b.
+# (Sums stand for integrals where states are continuous.) The second step is grad p = p grad log p,
+# the log-derivative trick. In the last one, log p is a sum, and of its terms only log pi depends on
+# the parameters: the world drops out. An expectation can be estimated: play, and average. Williams
+# (1992) writes the update as alpha (r - b) * sum of e(t), where r is what is R here, and e(t) is
+# grad log pi at step t. So the paper that named REINFORCE already has a baseline b.
 #
 # Why may one subtract something? Because grad log pi has expectation zero, at every state:
 #
@@ -196,7 +206,11 @@ def play(policy: Policy, num_episodes: int, rng: random.Random) -> list[Episode]
 # the action's weight or taken away: in expectation it is multiplied by zero. So we may do this:
 #
 #     reward-to-go   the rewards of the past are fixed before the action: leave them out (causality)
-#     baseline       subtract a constant, or any function of the state
+#     baseline       subtract a constant, or any function of the state and of the time
+#
+# The rewards from the action on must stay. Trainings that take the rewards so far instead end at
+# 27 [results: wrong_way.return_to_go_mean] steps minus one mean, and at
+# 20 [results: wrong_way.return_to_go_step] minus the mean of each step: nothing is learned.
 #
 # What this is good for can be seen in numbers. One decision; left returns 10 and right returns 12.
 # The policy has one logit z and chooses right with probability sigmoid(z) = 0.5. The slope of
@@ -208,6 +222,7 @@ def play(policy: Policy, num_episodes: int, rng: random.Random) -> list[Episode]
 #
 # In the first row, whatever was drawn becomes more likely. Right wins only because it is pushed a
 # little harder, and only after many draws. In the second row each single draw points the right way.
+# With the pole it is the same: all returns are positive, and only their differences teach.
 
 
 def total_return(rewards: Sequence[float]) -> list[float]:
@@ -234,8 +249,9 @@ def policy_gradient_loss(
     """-sum over all steps of weight * log pi(action | state): [1][1].
 
     It is cross-entropy with the drawn actions as the targets, each counted by its weight. Only its
-    gradient means something. Its value need not fall while the policy gets better.
-    In PyTorch: -(Categorical(logits=logits).log_prob(actions) * weights).sum().
+    gradient means something, at the policy that played. Its value need not fall while the policy
+    gets better. In PyTorch: -(Categorical(logits=logits).log_prob(actions) * weights).sum(), with
+    weights that carry no gradient (detach them, if a network computed them).
     """
     states = [state for episode in episodes for state in episode.states]
     actions = [action for episode in episodes for action in episode.actions]
@@ -246,25 +262,29 @@ def policy_gradient_loss(
 
 # === TRAINING ===
 
-# Play eight episodes, take one step along the gradient, throw the episodes away, and play the
+# Play eight episodes, make one update along the gradient, throw the episodes away, and play the
 # next eight with the changed policy. They cannot be used twice as they are: the expectation above
-# is over actions that the policy draws as it is now (on-policy). microppo uses a batch more often.
+# is over actions that the policy draws as it is now (on-policy). microppo uses a batch several
+# times. The baselines below take each episode's returns (rows) and give one number per step.
 
 Rows = list[list[float]]  # a list of numbers for each episode, one number for each of its steps
 
 
 def no_baseline(rows: Rows) -> list[float]:
-    """Subtract nothing."""
+    """The baseline 0: nothing is subtracted."""
     return [0.0] * MAX_STEPS
 
 
 def mean_of_all(rows: Rows) -> list[float]:
-    """Subtract one constant: the mean over all steps of all episodes (long ones count more)."""
+    """One constant for every step: the mean over all steps of all episodes.
+
+    Long episodes count more, as with a.mean() over one flat batch.
+    """
     return [sum(map(sum, rows)) / sum(map(len, rows))] * MAX_STEPS
 
 
 def mean_of_each_step(rows: Rows) -> list[float]:
-    """Subtract at each step the mean over the episodes that got so far; 0 where none did.
+    """For each step the mean over the episodes that got that far; 0 where none did.
 
     >>> mean_of_each_step([[4.0, 2.0], [2.0]])[:3]
     [3.0, 2.0, 0.0]
@@ -273,6 +293,8 @@ def mean_of_each_step(rows: Rows) -> list[float]:
     return [sum(column) / len(column) if column else 0.0 for column in columns]
 
 
+# The arms that are compared. The first function is called credit below: how much of the rewards an
+# action is given. The second is the baseline.
 ARMS: dict[str, tuple[Callable, Callable]] = {
     "total return": (total_return, no_baseline),
     "total return - mean": (total_return, mean_of_all),
@@ -284,24 +306,31 @@ ARMS: dict[str, tuple[Callable, Callable]] = {
 def step_weights(episodes: Sequence[Episode], credit: Callable, baseline: Callable) -> list[float]:
     """One weight for every step of the batch, with a root mean square of 1.
 
-    The means are the batch's own, as in most code: (a - a.mean()) / a.std(). They hold the return
-    of the very episode that they judge, so they are not quite fixed before, and the gradient comes
-    out a little too short. (Means that leave this episode out avoid it: RLOO, in microgrpo.)
+    The means are the batch's own, as in most code: (a - a.mean()) / a.std(). They contain the
+    return of the very episode that they judge, so they are not quite fixed before its actions. If
+    all n episodes count alike, the expected gradient keeps its direction and is 1 - 1/n as long;
+    here long episodes count more and batches are scaled, so this holds only roughly. (RLOO, in
+    microgrpo, leaves the episode itself out of its mean.) In a batch of one, the total return is
+    its own mean: every weight is 0, the policy never changes, and it holds the pole for
+    22 [results: one_episode.return_total_mean] steps.
     """
     rows = [credit(episode.rewards) for episode in episodes]
     expected = baseline(rows)
     weights = [weight - b for row in rows for weight, b in zip(row, expected)]
-    # Returns grow from 20 to 500 in a training. Adam's steps keep their size only if its gradients
-    # do, so every batch is scaled, in all arms alike. After subtracting the mean, this is dividing
-    # by the standard deviation. If all eight episodes reach the time limit, total return minus its
-    # mean is 0 everywhere: the batch teaches nothing, and there is nothing to divide by.
+    # Returns grow up to 500 in a training. Adam cancels the size of its gradients only while this
+    # size stays the same, so every batch is scaled, in all arms alike. After subtracting the mean,
+    # this is dividing by the standard deviation. It has a price: nearly equal returns are blown up
+    # to full size. If all eight episodes reach the time limit, the total return minus its mean is 0
+    # everywhere: the batch teaches nothing, and there is nothing to divide by. (Adam's running mean
+    # still moves the policy a little.)
     size = math.sqrt(dot(weights, weights) / len(weights))
     return [weight / size for weight in weights] if size > 0.0 else weights
 
 
 def train(policy: Policy, arm: str, max_steps: int, rng: random.Random) -> list[tuple[int, float]]:
-    """Change the policy until max_steps have been played -> (steps so far, mean return of the
-    batch) for every batch.
+    """Train until at least max_steps have been played; the last batch is finished.
+
+    Returns (steps so far, mean return of the batch) for every batch.
     """
     optimizer = Adam(policy.parameters(), BETAS)
     history: list[tuple[int, float]] = []
@@ -310,6 +339,7 @@ def train(policy: Policy, arm: str, max_steps: int, rng: random.Random) -> list[
         episodes = play(policy, BATCH_EPISODES, rng)
         weights = step_weights(episodes, *ARMS[arm])
         loss = policy_gradient_loss(policy, episodes, weights)
+        # The mean over steps. J asks for the mean over episodes: the same direction in each batch.
         (loss * (1.0 / len(weights))).backward()
         optimizer.step(LEARNING_RATE)
         num_steps += len(weights)
@@ -322,16 +352,26 @@ def train(policy: Policy, arm: str, max_steps: int, rng: random.Random) -> list[
 # reward-to-go falls from 500 to 1 in both. Minus its mean, it makes all early actions more likely
 # and all late ones less, whatever they were. In expectation this does no harm: a number that
 # depends only on the time is fixed before the action is drawn. But it is noise, and the mean of
-# each step takes it away. (When all other episodes have ended, the longest is compared with itself.
-# In a batch of eight, these means are rough.) With other networks, on seed 1, this shows: with one
-# mean, reward-to-go ends at 405 [results: seed_1.return_to_go_mean] steps, behind total return -
-# mean with 495 [results: seed_1.return_total_mean]; with a mean for each step it ends at
-# 500 [results: seed_1.return_to_go_step].
+# each step takes it away. (Once all other episodes have ended, the longest is its own mean, and its
+# weights are 0. In a batch of eight, these means are rough.) Does it matter in training? Seed 42
+# cannot tell; other seeds, and so other networks, can (steps held, mean of 4 trainings):
+#
+#     seed   reward-to-go - mean                        reward-to-go - step's mean
+#     42     500 [results: seed_42.return_to_go_mean]   500 [results: seed_42.return_to_go_step]
+#     1      405 [results: seed_1.return_to_go_mean]    500 [results: seed_1.return_to_go_step]
+#     2      496 [results: seed_2.return_to_go_mean]    498 [results: seed_2.return_to_go_step]
+#     3      449 [results: seed_3.return_to_go_mean]    500 [results: seed_3.return_to_go_step]
+#
+# Total return - mean holds 495 [results: seed_1.return_total_mean] on seed 1 and 500 on the others.
+# So with one mean for all steps, leaving out the past did not hold the pole longer in the end (but
+# three of the four curves that this run prints for it reach @ sooner).
 #
 # One can go on and ask what is to be expected in this very state, V(s), and let a second network
-# learn that: a critic. The weight is then called the advantage. But a baseline need not be a
-# critic, as is often believed. In production: A2C and PPO in stable-baselines3 have a critic; RLOO
-# and GRPO in trl train language models with means.
+# learn that: a critic. The weight is then an estimate of the advantage. It costs another network,
+# and its errors. It is often believed that a baseline must be a critic; the means show that it need
+# not be. In production: A2C and PPO in stable-baselines3 have a critic; RLOO and GRPO in trl train
+# language models with means. (There a step is a token, and if the only reward comes at the end of
+# the answer, reward-to-go and total return are the same.)
 #
 # Is the comparison fair to the total return? These are its results (steps held) with three
 # learning rates, and at 0.03 without scaling the weights. Beside them the mean is taken off:
@@ -341,22 +381,35 @@ def train(policy: Policy, arm: str, max_steps: int, rng: random.Random) -> list[
 #     0.03       295 [results: seed_42.return_total]    500 [results: seed_42.return_total_mean]
 #     0.1        377 [results: high_rate.return_total]  500 [results: high_rate.return_total_mean]
 #     unscaled   304 [results: unscaled.return_total]   500 [results: unscaled.return_total_mean]
+#
+# The mean wins in every row, and the scaling of the weights is not the reason. All this holds for
+# 30,000 steps. The total return learns too (untrained: 27); longer trainings were not run.
 
 # === MEASURING THE NOISE ===
 
 # Which weight is less noisy? The gradients of two trainings cannot be compared: they belong to
-# different policies. So one policy is held fixed, and each of 400 of its episodes gives a gradient
-# of its own. Their variance, summed over all 114 numbers, is the noise. The squared length of their
-# mean is the signal. It must be looked at too: divide all rewards by ten, and the noise falls to a
-# hundredth, but so does the signal. With a constant b subtracted, an episode's gradient is
+# different policies. So one policy is held fixed, and each of 400 of its episodes (150 when it is
+# half trained) gives a gradient of its own. Their variance, summed over all 114 numbers, is the
+# noise. The squared length of their mean is the signal. It must be looked at too: divide all
+# rewards by ten, and the noise falls to a hundredth, but so does the signal. (The table shows the
+# signal of the untrained policy only.) With a constant b subtracted, an episode's gradient is
 #
-#     sum over t of (w_t - b) grad log pi  =  A - b S
+#     sum over t of (w_t - b) grad log pi  =  g - b e
 #
-# where A is the sum of w_t grad log pi, and S, the score, the sum of grad log pi. So subtracting b
-# takes b S away, whose mean is 0, and the noise is a parabola in b. It is least at
-# b = covariance(A, S) / variance(S), the best of all constants (Weaver & Tao 2001; Greensmith et
-# al. 2004): the limit for any constant mean.
+# where w_t is the weight without a baseline, g the sum of w_t grad log pi, and e the score, the sum
+# of grad log pi alone. So subtracting b takes b e away, whose expectation is 0, and the noise is a
+# parabola in b. It is least at b = covariance(g, e) / variance(e): no constant leaves less noise.
+# (Greensmith et al. 2004 work out best baselines; Weaver & Tao 2001 describe a setting in which the
+# best constant is the mean reward.)
+#
+# How to read the table: an update averages 8 episodes, which divides the noise by 8. Untrained, by
+# the total return, 71,938 / 8 = 8,992 is left, 3.6 times the signal of 2,531. By reward-to-go
+# minus the mean of each step it is 8,660 / 8 = 1,083, less than half of 2,481. The mean is almost
+# the best constant for the total return (20,492 to 20,318), but not for reward-to-go, which changes
+# along the episode (half trained 4,363,420 to 3,045,359). Untrained, one mean does as well as a
+# mean for each step (8,441 to 8,660). The latter is ahead once episodes are long.
 
+# The names of two differences of gradients: what was taken away. Their signal should be 0.
 PAST = "the rewards of the past"  # total return minus reward-to-go
 MEAN = "the mean of reward-to-go"  # reward-to-go minus (reward-to-go - mean)
 
@@ -373,14 +426,17 @@ def episode_gradients(policy: Policy, episodes: Sequence[Episode], weights: Rows
 
 
 def covariance(a: Rows, b: Rows) -> float:
-    """Summed over the numbers of a gradient; covariance(a, a) is the variance: the noise."""
+    """Of two lists of gradients, summed over the 114 numbers. covariance(a, a) is the noise."""
     mean_a, mean_b = column_means(a), column_means(b)
     centered = [(list(map(sub, x, mean_a)), list(map(sub, y, mean_b))) for x, y in zip(a, b)]
     return sum([dot(x, y) for x, y in centered]) / (len(a) - 1)
 
 
 def squared_mean(gradients: Rows) -> float:
-    """The squared length of the mean: the signal. What noise alone adds to it is taken off."""
+    """The squared length of the mean: the signal. What noise alone adds to it is taken off.
+
+    So where there is no signal, it may come out a little below 0.
+    """
     mean = column_means(gradients)
     return dot(mean, mean) - covariance(gradients, gradients) / len(gradients)
 
@@ -409,7 +465,7 @@ def measure_noise(
     for name, credit in (("total return", total_return), ("reward-to-go", reward_to_go)):
         rows = [credit(episode.rewards) for episode in episodes]
         # The means come from other episodes, so that they are fixed before these are played. The
-        # best constant may cheat: it is computed from the very episodes that it is judged by.
+        # best constant may cheat: it is computed from the very episodes on which it is judged.
         other_rows = [credit(episode.rewards) for episode in others]
         plain = episode_gradients(policy, episodes, rows)
         best = covariance(plain, score) / covariance(score, score)
@@ -426,17 +482,19 @@ def measure_noise(
 
 # === THE RUN ===
 
-# All four weights start from the same networks and the same first episodes. One training says
-# little, since it may be lucky. So there are several for each weight, and the worst is shown too.
+# All four weights start from the same networks and the same first batch of episodes. One training
+# says little, since it may be lucky. So there are several for each weight, and the worst is shown
+# too. The half-trained policy is a fifth network, trained by total return - mean. It is the same
+# for all rows of the noise table.
 
 
 def mean_return(episodes: Sequence[Episode]) -> float:
-    """How many steps the pole stayed up, in the mean."""
+    """How many steps the pole stayed up, on average."""
     return sum([sum(episode.rewards) for episode in episodes]) / len(episodes)
 
 
 def main() -> dict[str, object]:
-    """Measure the noise of each weight, train with each, and show who holds the pole."""
+    """Measure the noise of each weight, train with each, and show which policies hold the pole."""
     rng = random.Random(SEED)
     run_seeds = [rng.randrange(2**32) for _ in range(NUM_RUNS)]
     untrained, half_trained = Policy(random.Random(run_seeds[0])), Policy(rng)
