@@ -1,43 +1,46 @@
 """Compared with other answers to the same prompt, an answer does not profit from a mild grader.
 
-A language model answers prompts, a grader gives every answer a number, and the model shall learn to
-give better answers. Policy gradient methods make an answer more likely in proportion to its
-advantage: its reward minus a baseline, which says what reward was to be expected. But a prompt can
-be easy or hard, and its grader mild or strict. So what is to be expected of this prompt? PPO trains
-a second network, the critic, to say it. Group Relative Policy Optimization (GRPO) asks the policy
-for several answers to the same prompt and takes the mean of their rewards. There is nothing to
-train, and whatever a grader adds to all answers of a prompt is gone.
+A language model answers prompts, a grader gives every answer a number, its reward, and the model
+should learn to give better answers. Policy gradient methods make an answer more likely, or less, in
+proportion to its advantage: its reward minus a baseline, the reward that was to be expected. But a
+prompt can be easy or hard, and its grader mild or strict. So what is to be expected of this prompt?
+PPO trains a second network, the critic, to predict it. Group Relative Policy Optimization (GRPO)
+asks the policy, the model in training, for several answers to the same prompt, and takes the mean
+of their rewards. It drops the critic, not the baseline, and whatever a grader adds to all answers
+to a prompt cancels.
 
 Here a small model writes names, and a prompt is an instruction such as "a short name". A program
 can check whether a name obeys (reinforcement learning with verifiable rewards, RLVR): 1 or 0. Then
-every prompt gets a grader of its own, who adds a constant to this: +1, -1, +2, -2. What is the best
-answer stays the same. Two baselines, the group's mean and the mean of the whole batch, are trained
-on the same number of names. Look at three things: what the constants do to each of them; what the
-difference is without constants; and how many groups agree, so that they teach nothing.
+every prompt gets a grader of its own, which adds a constant to this: +1, -1, +2, -2. The right
+answers stay the best ones. Policies are trained with two baselines, the mean of the group and that
+of the whole batch, on the same number of names. Look at three things: what the constants do to each
+of them; how they differ where all graders agree, that is, add nothing; and how many groups agree,
+that is, have only right answers or only wrong ones, and so teach nothing.
 
 In the code         In the paper    Meaning
 prompt              q               the instruction, a symbol in place of the start mark
-text                o_i             prompt, letters, end mark; "answer" or "name": its letters
-reward              r_i             check (1 or 0) plus the constant of this prompt's grader
+text                q and o_i       prompt, then the answer o_i: letters (the name), end mark
+reward              r_i             check (1 or 0) plus the offset, the prompt's grader's constant
 advantage           A_i             (reward - baseline) / standard deviation, one for each answer
 group               G answers       all answers to one prompt in one step
 reference           pi_ref          the model at the start; it is never changed
 policy              pi_theta        a copy of it that is trained
-old log-probs       log pi_old      what the policy thought of the answers when it wrote them
+old                 log pi_old      each symbol's log-probability when the policy wrote it
 
-What is left out: the critic (microppo has one), the relatives of the loss (Dr. GRPO divides by no
-standard deviation, DAPO clips ratios above at a higher value, GSPO takes one ratio per answer), and
-answers that reason before they end, for which the method became known.
+What is left out: the critic (microppo has one), the relatives of the loss (Dr. GRPO divides neither
+by the standard deviation nor by an answer's length, DAPO has a higher upper clip, GSPO takes one
+ratio per answer), and answers that reason at length, for which the method became known.
 
 A number marked [results: ...] is not from this run: it was recorded from a run with one thing
 changed, and stands in results/microgrpo.json under that key.
 
 Papers: Williams, "Simple statistical gradient-following algorithms for connectionist reinforcement
 learning", 1992. Schulman et al., "Proximal Policy Optimization Algorithms", 2017,
-arXiv:1707.06347. Kool et al., "Buy 4 REINFORCE Samples, Get a Baseline for Free!", 2019. Shao et
-al., "DeepSeekMath", 2024, arXiv:2402.03300 (GRPO). Ahmadian et al., 2024, arXiv:2402.14740 (RLOO).
-Yu et al., 2025, arXiv:2503.14476 (DAPO). Liu et al., 2025, arXiv:2503.20783 (Dr. GRPO). Zheng et
-al., 2025, arXiv:2507.18071 (GSPO). Tang & Munos, 2025, arXiv:2506.09477 (KL terms).
+arXiv:1707.06347. Kool et al., "Buy 4 REINFORCE Samples, Get a Baseline for Free!", 2019. Schulman,
+"Approximating KL Divergence", 2020 (blog). Shao et al., "DeepSeekMath", 2024, arXiv:2402.03300
+(GRPO). Ahmadian et al., 2024, arXiv:2402.14740 (RLOO). Yu et al., 2025, arXiv:2503.14476 (DAPO).
+Liu et al., 2025, arXiv:2503.20783 (Dr. GRPO). Zheng et al., 2025, arXiv:2507.18071 (GSPO). Tang &
+Munos, 2025, arXiv:2506.09477 (KL terms).
 """
 
 from __future__ import annotations
@@ -66,7 +69,8 @@ BATCH_SIZE = 8  # names per step of pretraining
 BETAS = (0.9, 0.99)  # Adam's: how slowly its two running means forget
 PRETRAIN_STEPS = 300
 PRETRAIN_RATE = 0.02  # learning rate at first; it falls to 0 in a straight line
-FITTING = 0.6  # share of names that pretraining pairs with an instruction they obey
+# Share of names that pretraining pairs with an instruction they obey. The others get any.
+FITTING = 0.6
 
 VOWELS = "aeiouy"  # y too: at the end of a name it sounds like one
 # What the four instructions ask for, in the order of their symbols.
@@ -76,21 +80,24 @@ OFFSETS = (1.0, -1.0, 2.0, -2.0)  # what each prompt's own grader adds to this
 
 GROUP_SIZE = 8  # answers to one prompt in one step (G; DeepSeekMath: 64)
 STEPS = 18  # of 4 * 8 answers: 576 names
-EPOCHS = 2  # updates on the same answers
+EPOCHS = 2  # updates on the same answers (DeepSeekMath: 1)
 LEARNING_RATE = 0.007  # Adam's, constant
-CLIP = 0.2  # a ratio beyond 1 -+ this earns nothing more
+CLIP = 0.2  # moving a ratio beyond 1 -+ this earns nothing more
 KL_WEIGHT = 0.04  # the price of a nat of distance from the reference, per symbol
 NUM_SAMPLES = 100  # answers to each prompt by which a policy is judged
 
 # === THE TASK ===
 
-# An instruction is one symbol more in the alphabet, 27 to 30. It stands where a text of microgpt
-# has its start mark. Prompts and checks take a few lines, which is the appeal of such tasks: the
-# answers to mathematics and programming exercises can be checked by programs too.
+# Each instruction is one more symbol after the 27 of the alphabet: 27 to 30. It stands where a text
+# of microgpt has its start mark. The check takes a few lines, which is the appeal of such tasks:
+# the answers to mathematics and programming exercises can be checked by programs too. But a check
+# sees only what it asks for: to "8 letters or more", "dyeeyeezil" is as good as "jonathan".
 
 
 def check(text: Sequence[int]) -> float:
-    """1.0 if the name obeys the instruction it follows, else 0.0. Unfinished texts do not.
+    """1.0 if the name obeys the instruction before it, else 0.0.
+
+    A text without an end mark, without letters, or with an instruction among its letters gets 0.0.
 
     >>> [check([prompt, 1, 14, 14, 1, 0]) for prompt in (27, 28, 29, 30)]  # "anna"
     [1.0, 0.0, 1.0, 0.0]
@@ -149,8 +156,8 @@ def copy_of(model: GPT, requires_grad: bool) -> GPT:
 
 # === THE GROUP AS BASELINE ===
 
-# The objective is the mean reward J = E[r(y)] over answers y to a prompt. The policy's sampling is
-# in the way of its gradient, but log-probabilities can be differentiated (Williams, 1992):
+# The objective is the mean reward J = E[r(y)] over answers y that the policy pi writes to a prompt.
+# No gradient passes through sampling, but log pi(y) can be differentiated (Williams, 1992):
 #
 #     grad J = sum_y grad pi(y) r(y) = sum_y pi(y) grad log pi(y) r(y) = E[r(y) grad log pi(y)]
 #
@@ -163,20 +170,27 @@ def copy_of(model: GPT, requires_grad: bool) -> GPT:
 #
 # The group's mean is such a b, with a blemish: it contains the answer itself. This shrinks the
 # expected gradient by the factor (G - 1) / G and leaves its direction. (Without the answer's own
-# reward it would be exact: this is RLOO. The two differ by the factor only.)
+# reward it would be exact: this is RLOO. The two differ by the factor only. So even two answers
+# give the right direction on average. But a mean of G - 1 rewards is noisy itself: against the
+# exact mean, the variance of r - b grows by the factor G / (G - 1).)
+#
+# The batch's mean is such a b too, shrunk less: with 32 answers by 31/32. Before the division by a
+# standard deviation, which comes next, both baselines point the same way on average. What the
+# batch's mean adds is noise: each grader's constant stays in the advantages of its prompt.
 
 
 def group_advantages(rewards: Sequence[float], group_size: int) -> list[float]:
-    """(reward - mean) / standard deviation, within each group of successive answers.
+    """(reward - mean) / standard deviation, within each group of consecutive answers.
 
     Two prompts with four answers each. One answer to the first is right; the second prompt's grader
-    adds 2, and there one is wrong. The group's mean tells right from wrong both times:
+    adds 2, and there one is wrong. With the group's mean, right answers are above 0, wrong ones
+    below, both times:
     >>> rewards = [1.0, 0.0, 0.0, 0.0, 3.0, 3.0, 3.0, 2.0]
     >>> [round(a, 1) for a in group_advantages(rewards, 4)]
     [1.5, -0.5, -0.5, -0.5, 0.5, 0.5, 0.5, -1.5]
 
-    With all eight for one group, that is, one baseline for the batch, the first prompt's right
-    answer is made less likely, and the second's wrong answer more likely:
+    With all eight as one group, that is, one baseline for the batch, the first prompt's right
+    answer is pushed down, and the second's wrong answer up:
     >>> [round(a, 1) for a in group_advantages(rewards, 8)]
     [-0.4, -1.1, -1.1, -1.1, 1.1, 1.1, 1.1, 0.4]
     """
@@ -184,35 +198,40 @@ def group_advantages(rewards: Sequence[float], group_size: int) -> list[float]:
     for first in range(0, len(rewards), group_size):
         group = rewards[first : first + group_size]
         baseline = mean(group)
+        # Divided by G - 1, as torch.std does by default.
         variance = sum([(reward - baseline) ** 2 for reward in group]) / (len(group) - 1)
-        # Where all rewards are equal, the small number (TRL's) makes this 0 / 0.0001 = 0.
+        # Where all rewards are equal, the small number (as in TRL) makes this 0 / 0.0001 = 0.
         spread = math.sqrt(variance) + 1e-4
         advantages += [(reward - baseline) / spread for reward in group]
     return advantages
 
 
-# The division makes every group's advantages equally large, whatever the unit of its grader. Unlike
-# the baseline, it does change the expected gradient: it gives more weight to prompts whose answers
-# are mostly right or mostly wrong. (One right answer beside seven wrong ones gets 2.5, four beside
-# four get 0.9 each.) Dr. GRPO leaves the division out.
+# The division gives the advantages of every group that disagrees the same spread, whatever the unit
+# of its grader. Unlike the baseline, it does change the expected gradient: it gives more weight to
+# prompts whose answers are mostly right or mostly wrong. (With one right answer of eight the
+# standard deviation is 0.35, so the weight is 2.8; with four of eight it is 0.53, and the weight
+# 1.9.) Dr. GRPO leaves the division out.
 #
 # In a group that agrees, all right or all wrong, every advantage is 0. Such groups teach nothing
-# about the instruction; DAPO discards them and samples others.
+# about the instruction; DAPO discards them and samples others. Where all groups agree, as in the
+# last two steps with the group mean, only the KL term below and Adam's momentum still move the
+# policy. So watch this count in practice: prompts that are too easy or too hard waste answers.
 #
 # The rival, one mean and one standard deviation for the whole batch, is what much policy gradient
-# code does with its advantages. If all prompts are graded alike, it can work as well, as the run
-# shows. But a prompt's mean also differs from the batch's because prompts are not equally hard.
-# With SEED = 2 the batch's mean falls behind even where the graders agree:
-# 0.75 [results: seed_2.accuracy_batch_agree] of the answers are right,
-# against 0.94 [results: seed_2.accuracy_group].
+# code does with its advantages, though often after a critic. If all prompts are graded alike, it
+# can work as well, as the run shows. It need not: prompts are not equally hard, so their means
+# differ from the batch's without any constant. With SEED = 2, one of four seeds on record, it falls
+# behind where the graders agree: 0.75 [results: seed_2.accuracy_batch_agree] of the answers are
+# right, against 0.94 [results: seed_2.accuracy_group].
 
 # === THE LOSS ===
 
-# With large models, writing costs more than an update, so the same answers are used EPOCHS times.
-# After the first update the policy is no longer the one that wrote them. The ratio of
-# probabilities, pi(symbol) / pi_old(symbol), corrects for that, and the clip of PPO takes away the
-# reward for going far on old answers. In the first epoch all ratios are 1: there the gradient of
-# the first term is that of -advantage * log pi.
+# Writing answers is expensive, so the same ones are used EPOCHS times. After the first update the
+# policy is no longer the one that wrote them. The ratio of probabilities, pi(symbol) /
+# pi_old(symbol), corrects for that at this symbol. (It does not correct for the symbols before it,
+# which have become more or less likely too: the policy must stay near the old one.) The clip of PPO
+# takes away the reward for going far on old answers. In the first epoch all ratios are 1: there the
+# gradient of the loss's first term is that of -advantage * log pi, and nothing is clipped.
 
 
 def grpo_loss(
@@ -223,17 +242,21 @@ def grpo_loss(
 ) -> Tensor:
     """The loss of a batch: log-probabilities [1][N] of the symbols of all answers -> [1][1].
 
-    Shao et al., 2024, arXiv:2402.03300, eq. 3, with the sign turned: the mean over symbols of
+    old and reference are the log-probabilities of the same N symbols under pi_old and pi_ref;
+    advantages, too, has one entry per symbol: that of its answer.
+
+    Shao et al., 2024, arXiv:2402.03300, eq. 3 and 4, with the sign turned: the mean over symbols of
     -min(ratio A, clip(ratio, 1 - CLIP, 1 + CLIP) A) + KL_WEIGHT (pi_ref/pi - log(pi_ref/pi) - 1).
-    (The paper takes the mean over each answer's symbols first; TRL's default is ours, loss_type
-    "dapo". A symbol of a long answer then counts as much as one of a short answer.)
+    (The paper takes the mean over each answer's symbols first, so a symbol of a long wrong answer
+    is punished less than one of a short wrong answer. Here every symbol of the batch counts alike,
+    as with TRL's default, loss_type "dapo".)
 
     Two symbols of a right answer, with advantage 1. The first has become 1.1 times as likely since
     it was written: loss -1.1, and the gradient says go on. The second has become 1.5 times as
     likely, is clipped to 1.2, and has no gradient. Mean of -1.1 and -1.2:
     >>> log_probs = Tensor([[log(0.11), log(0.15)]])
     >>> old = [log(0.1), log(0.1)]
-    >>> loss = grpo_loss(log_probs, old, log_probs.data[0], [1.0, 1.0])  # as near as the reference
+    >>> loss = grpo_loss(log_probs, old, log_probs.data[0], [1.0, 1.0])  # reference = policy: KL 0
     >>> loss.backward()
     >>> round(loss.item(), 3), [round(g, 3) for g in log_probs.grad[0]]
     (-1.15, [-0.55, 0.0])
@@ -249,7 +272,8 @@ def grpo_loss(
         # felt in full. d ratio / d log_prob = ratio.
         gain_slope = gain if gain <= clipped_gain else 0.0
 
-        # An estimate of KL(pi, pi_ref) that is never negative, and 0 where the two agree.
+        # An estimate of KL(pi, pi_ref) that is never negative, and 0 where the two are equal
+        # (Schulman's k3).
         inverse = exp(start - now)
         kl = inverse - (start - now) - 1.0
 
@@ -262,15 +286,20 @@ def grpo_loss(
     return Tensor([[loss]], (log_probs,), pass_back)
 
 
-# The KL term keeps the policy from writing what no longer looks like a name. In the form of most
-# code, also ours, its value estimates KL(pi, pi_ref), but its gradient is, symbol by symbol, that
-# of KL(pi_ref, pi) (Tang & Munos, 2025). Many recipes of 2025 leave the term out (TRL's default is
-# beta=0.0): where a program checks the answers, there is no reward model to be exploited.
+# The KL term is there to hold the policy near the reference, which writes what looks like names.
+# (No run here is without it, so its effect is not shown.) KL(p, q) is the mean of log p - log q
+# under p. In the form of most code, also ours, the term's value estimates KL(pi, pi_ref) on fresh
+# answers, but its gradient there is on average, symbol by symbol, that of KL(pi_ref, pi), because
+# the sampling is not differentiated (Tang & Munos, 2025). Nor does it count that a letter chosen
+# now changes what comes after it. Many recipes of 2025 leave the term out (TRL's default is
+# beta=0.0): where a program checks the answers, there is no learned reward model to be exploited.
 
 # === TRAINING ===
 
-# One step: write answers, check them, turn rewards into advantages, update twice. Every symbol of
-# an answer gets the answer's advantage: nobody says which letter made it right.
+# One step: write answers, check them, turn rewards into advantages, update EPOCHS times. Every
+# symbol of an answer, end mark included, gets the answer's advantage: the check does not say which
+# letter made it right. (clip_grad_norm_ limits the length of the whole gradient. It has nothing to
+# do with the clip of the ratios.)
 
 
 def train(
@@ -279,7 +308,8 @@ def train(
     """Train a copy of the reference -> the policy, and for each step the share of right answers
     and the number of prompts whose answers were all right or all wrong.
 
-    group_size: how many answers share a baseline, those to one prompt or the whole batch.
+    group_size: how many answers share a baseline, those to one prompt or the whole batch. It sets
+    the baseline only: GROUP_SIZE answers to each prompt are written either way.
     """
     policy = copy_of(reference, requires_grad=True)
     optimizer = Adam(policy.parameters(), BETAS)
@@ -310,27 +340,32 @@ def train(
 
 
 def write_answers(policy: GPT, how_many: int, rng: random.Random) -> list[list[int]]:
-    """So many answers to each prompt, prompt by prompt. All are written side by side."""
+    """how_many answers to each prompt, prompt by prompt. All are written side by side."""
     starts = [len(ALPHABET) + i for i in range(len(PROMPTS)) for _ in range(how_many)]
     return sample(copy_of(policy, requires_grad=False), starts, NUM_HEADS, CONTEXT, rng)
 
 
 # In production the writing is done by an inference engine (TRL's GRPOTrainer uses vLLM with
 # use_vllm=True), and often takes most of the time. Its probabilities differ a little from the
-# trainer's, so good trainers correct for that too. A critic as large as the policy, with gradients
-# and Adam's two means, would about double the memory for training. GRPO saves this, and pays with
-# G answers to each prompt.
+# trainer's, even with the same weights, so careful trainers correct for that too. A critic as large
+# as the policy has weights, gradients and Adam's two means of its own: it would about double the
+# memory that these take. GRPO saves this, and pays with G answers to each prompt.
 
 # === THE COMPARISON ===
 
 # Two baselines, each with graders who agree and with graders who do not. All four trainings start
 # from the same reference with the same random numbers, so their first 32 answers are the same.
-# Policies are judged by the check alone: the constants are no merit of theirs. A perfect policy
-# would have 1.0. The standard error of an accuracy over 400 answers is at most 0.025.
+# Policies are judged by the check alone, without constants. A perfect policy would have 1.0. The
+# standard error of an accuracy over 400 answers is at most 0.025, and another seed can move it by
+# more: the run's 0.958 and 0.965 cannot be told apart.
+#
+# With the group's mean, the constants must cancel. That they do so to the last bit is owed to whole
+# constants and groups of 8: all these sums and quotients are exact. With constants such as 0.1,
+# rounding could leave small differences.
 #
 # Does the batch's mean only need another learning rate, where the graders differ? With half of it
 # 0.65 [results: half_rate.accuracy_batch] of the answers are right, with twice as much
-# 0.49 [results: double_rate.accuracy_batch]. The group's mean bears both:
+# 0.49 [results: double_rate.accuracy_batch]. The group's mean copes with both:
 # 0.90 [results: half_rate.accuracy_group] and
 # 0.93 [results: double_rate.accuracy_group].
 
