@@ -1,4 +1,4 @@
-"""Taking the mean off the returns decides whether a network learns to balance a pole.
+"""Taking the mean off the returns decides how far a network gets in balancing a pole.
 
 A cart moves on a track, with a pole on top that tips over if nobody acts. Fifty times a second a
 network chooses to push the cart to the left or to the right. Nobody knows the right answer, so
