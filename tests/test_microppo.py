@@ -32,20 +32,15 @@ def the_person_herself(text, judge):
     return script.gold_reward(script.to_name(text))
 
 
-def paid_for_distance(batch, beta):
-    """The KL term with the wrong sign."""
-    return script.compute_rewards(batch, -beta)
-
-
 def upside_down(comparisons):
     """A judge that takes losers for winners."""
     return script.fit_judge([pair[::-1] for pair in comparisons])
 
 
-FAST = {"LEARNING_RATE": 0.02, "ITERATIONS": 12, "FREE_ITERATIONS": 4}
+FAST = {"LEARNING_RATE": 0.02, "ITERATIONS": 10, "FREE_ITERATIONS": 1}
 
 VARIANTS = {
-    "tied": {"FREE_BETA": 0.5},
+    "tied": {"FREE_BETA": script.BETA},
     "true_judge": {"score": the_person_herself},
     "fast": FAST,
     "fast_unclipped": {**FAST, "CLIP": 1e9},
@@ -54,20 +49,18 @@ VARIANTS = {
 TWINS = {
     "tied": "score_free - score_ppo >= 1.0",
     "true_judge": "reward_free - reward_ref <= -4.0",
+    "fast_unclipped": "reward_ppo - reward_ref >= 0.7",
 }
 
 SMALL = {
     "PRETRAIN_STEPS": 30,
-    "NUM_PAIRS": 160,
+    "NUM_PAIRS": 256,
     "NUM_HELD_OUT": 8,
-    "ITERATIONS": 8,
+    "ITERATIONS": 12,
     "FREE_ITERATIONS": 1,
-    "NUM_SAMPLES": 100,
+    "NUM_EPOCHS": 1,
+    "NUM_SAMPLES": 150,
 }
-
-
-def test_a_price_with_the_wrong_sign_is_noticed():
-    twin("microppo", BARS[0], {"compute_rewards": paid_for_distance}, SMALL)
 
 
 def test_a_judge_fitted_upside_down_is_noticed():
@@ -286,7 +279,7 @@ def test_policy_head_and_value_head_both_learn():
 @pytest.mark.parametrize("train", [script.ppo, script.reinforce])
 def test_training_leaves_the_reference_alone(train, capsys):
     before = [parameter.data for parameter in MODEL.parameters()]
-    policy, history = train(MODEL, JUDGE, 0.5, 4, random.Random(0))
+    policy, history = train(MODEL, JUDGE, 0.5, 4, 0.004, random.Random(0))
     assert all(p.data is rows for p, rows in zip(MODEL.parameters(), before))
     assert all(p.data != rows for p, rows in zip(policy.parameters(), before))
     assert len(history) == 4
@@ -297,7 +290,7 @@ def test_training_leaves_the_reference_alone(train, capsys):
 def test_ppo_with_one_epoch_never_clips(capsys, monkeypatch):
     broken = load_script("microppo")
     monkeypatch.setattr(broken, "NUM_EPOCHS", 1)
-    _, history = broken.ppo(broken.copy_of(MODEL, False), JUDGE, 0.5, 2, random.Random(0))
+    _, history = broken.ppo(broken.copy_of(MODEL, False), JUDGE, 0.5, 2, 0.004, random.Random(0))
     assert [entry["held_back"] for entry in history] == [0.0, 0.0]
 
 
@@ -352,7 +345,9 @@ def test_the_picture_holds_every_reward(reward, capsys):
     entry = {"score": 3.0, "reward": reward, "kl": 88.88, "name": "m" * 16}
     script.report_parting([entry] * 5, [entry] * 24)
     out = capsys.readouterr().out
-    assert max(map(len, out.splitlines())) <= 80 and out.count("o  mmm") + out.count("mmm") >= 8
+    rows = [line for line in out.splitlines() if "mmm" in line]
+    assert max(map(len, out.splitlines())) <= 80
+    assert len(rows) == 8 and all("o" in row for row in rows)
 
 
 def test_the_conclusion_says_what_happened(capsys):
