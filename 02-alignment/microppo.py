@@ -1,4 +1,4 @@
-"""A learned judge can be fooled: tied to where it began, a policy improves; left free, it cheats.
+"""A model trained to please a learned judge learns to fool it, unless it is held near its start.
 
 People can say which of two texts they like better. RLHF (reinforcement learning from human
 feedback) makes a language model of it that writes what they like, in three stages. A reward model,
@@ -84,7 +84,7 @@ FREE_ITERATIONS = 24  # of the free policy
 NUM_EPOCHS = 4  # passes of PPO over the names of an iteration
 CLIP = 0.2  # a ratio outside 1 - CLIP to 1 + CLIP earns nothing more
 GAMMA = 1.0  # no discount: a name is short
-LAMBDA = 1.0  # of GAE: 1 trusts what happened, 0 trusts the critic
+LAMBDA = 1.0  # of GAE: 1 trusts what happened, 0 the critic (0.95 is usual)
 VALUE_WEIGHT = 0.1  # of the critic's loss, since it shares the policy's layers
 LEARNING_RATE = 0.002  # PPO's; in a trial, better than 0.004
 FREE_RATE = 0.004  # of the free policy: it is to go far in few iterations
@@ -320,7 +320,7 @@ def ppo(
 ) -> tuple[GPT, list[dict[str, Any]]]:
     """Train a copy of the reference -> the policy, and what it wrote on the way."""
     policy = copy_of(reference, requires_grad=True)
-    value_head = Tensor([[0.0] * WIDTH])
+    value_head = Tensor([[0.0] * WIDTH])  # at first it expects nothing
     parameters = [*policy.parameters(), value_head]
     optimizer = Adam(parameters, BETAS)
     history = []
@@ -348,10 +348,24 @@ def ppo(
     return copy_of(policy, requires_grad=False), history
 
 
+# The clip is often taken for the whole of PPO, and for a bound on the distance. It is neither. It
+# takes away a reason to go on and pulls nothing back, and at this rate it hardly acts: the progress
+# lines say how often. It matters when steps are large. At ten times the rate, 10 iterations end at
+# a reward of 7.30 [results: fast.reward_ppo] with it, and without it at
+# -5.95 [results: fast_unclipped.reward_ppo].
+#
+# In production (TRL's PPOTrainer) this loop holds four models in memory: policy, reference, judge
+# and critic, of which policy and critic are trained. Log-probabilities of the reference need a
+# forward pass only; if the policy is a LoRA adapter, the reference is the same model without it.
+
+
 # === THE RIVAL ===
 
 # REINFORCE needs no critic, no ratio and no clip. It uses each name once. All symbols of a name get
-# the same weight: the sum of the name's rewards, minus the mean of the batch.
+# the same weight: the sum of the name's rewards, minus the mean of the batch. PPO was made for
+# games and robots, where samples are dear and rewards come all the way. In RLHF the score comes at
+# the end, and Ahmadian et al., 2024, found REINFORCE to be at least as good there. GRPO, which many
+# now use, is its kin (microgrpo.py).
 
 
 def reinforce(
@@ -433,6 +447,13 @@ def best_of_n(scores: Sequence[float], rewards: Sequence[float], n: int) -> floa
 
 # Policies are measured by fresh names, at temperature 1. The rewards of single names have a
 # standard deviation of about 2, so a mean over 400 names has a standard error of about 0.1.
+#
+# If the free policy ends badly, what is to blame: the missing price, or the judge? Put the price
+# back and change nothing else, and the third policy ends at a reward of
+# 7.30 [results: tied.reward_free]. Leave it out, but let the person herself be the judge, and it
+# ends at 8.88 [results: true_judge.reward_free]. It takes both: a judge that errs where it has seen
+# nothing, and a policy that may go there. (With the true judge it too writes few different names:
+# an optimum without a price is a single name.)
 
 
 def evaluate(
