@@ -1,9 +1,9 @@
 """A model trained to please a learned judge learns to fool it, unless it is held near its start.
 
 People can say which of two texts they like better. RLHF (reinforcement learning from human
-feedback) makes a language model of it that writes what they like, in three stages. A reward model,
-the judge, is fitted to such comparisons. The language model, now called the policy, writes, and
-the judge scores what it wrote. Reinforcement learning makes high scores more frequent.
+feedback) uses such comparisons to make a language model write what people like. First a reward
+model, the judge, is fitted to the comparisons. Then the language model, now called the policy,
+writes, the judge scores what it wrote, and reinforcement learning makes high scores more frequent.
 
 But the policy is trained to please the judge, not the people. The judge has seen only texts of the
 old model. Elsewhere it guesses, and optimisation searches for just those places where its guesses
@@ -31,8 +31,8 @@ beta                 beta            the price of one nat of distance           
 What is left out: prompts, a judge as large as the policy (in practice a language model with one
 output; InstructGPT), ensembles of judges, and control of beta while training.
 
-A number marked [results: ...] is not from this run: it was recorded from a run with one thing
-changed, and stands in results/microppo.json under that key.
+A number marked [results: ...] is not from this run: it was recorded from a run with some constants
+or one function changed, and stands in results/microppo.json under that key.
 
 Papers: Williams, "Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement
 Learning", 1992. Schulman et al., 2015, arXiv:1506.02438 (GAE). Schulman et al., "Proximal Policy
@@ -429,7 +429,9 @@ def frontier_reward(rewards: Sequence[float], kl: float) -> float:
 
 
 # The cheapest way to please a judge trains nothing: let the reference write n names and take the
-# one with the highest score. Its KL is at most log n - (n - 1) / n, but every name costs n.
+# one with the highest score. Its KL is at most log n - (n - 1) / n, but every name costs n. (It is
+# computed from the names of all comparisons. The judge was fitted to two thirds of them, which may
+# flatter it a little.)
 
 
 def best_of_n(scores: Sequence[float], rewards: Sequence[float], n: int) -> float:
@@ -504,7 +506,7 @@ def main() -> dict[str, object]:
     rival, tied, free = results.values()
     table = {
         "reference": (mean(scores), mean(rewards), 0.0),
-        "best of 4": (best_of_n(scores, scores, 4), best_of_n(scores, rewards, 4), log(4) - 0.75),
+        "best of 4": (best_of_n(scores, scores, 4), best_of_n(scores, rewards, 4), log(4) - 3 / 4),
         **{title: (run["score"], run["reward"], run["kl"]) for title, run in results.items()},
         f"exact optimum, beta {BETA:g}": (best_score, dot(weights, rewards), best_kl),
     }
