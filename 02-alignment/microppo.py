@@ -732,12 +732,10 @@ def report_conclusion(
     rows = list(table.values())
     start, rival, tied, limit = [objective(rows[i]) for i in (0, 2, 3, 5)]
     shares_of_limit = [(value - start) / (limit - start) for value in (rival, tied)]
-    print("Of the gain in J that was possible from this judge, REINFORCE got", end=" ")
-    print("{:.0%} and PPO {:.0%},".format(*shares_of_limit))
-    print(
-        f"from {NUM_NAMES * ITERATIONS} names each. The best of 4 names of the reference, with no"
-    )
-    print(f"training at all, gets {(objective(rows[1]) - start) / (limit - start):.0%}.")
+    best_of_4 = (objective(rows[1]) - start) / (limit - start)
+    print("Of the gain in J that was possible from this judge, from equally many names,")
+    print("REINFORCE got {:.0%} and PPO {:.0%}.".format(*shares_of_limit), end=" ")
+    print(f"Best of 4, without any training: {best_of_4:.0%}.")
 
 
 # === APPENDIX: ENGINE (common/engine.py; microautograd.py derives it) ===
