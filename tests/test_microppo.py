@@ -360,3 +360,4 @@ def test_the_conclusion_says_what_happened(capsys):
     script.report_conclusion(dict(zip(keys, (6.0, 7.0, 5.0, 0.7, 9.0, 3.0))), table, history)
     honest = capsys.readouterr().out
     assert "did not rise" in honest and "fell" not in honest
+    assert max(map(len, (fooled + honest).splitlines())) <= 80
