@@ -7,16 +7,18 @@ writes, the judge scores what it wrote, and reinforcement learning makes high sc
 
 But the policy is trained to please the judge, not the people. The judge has seen only texts of the
 old model. Elsewhere it guesses, and optimisation searches for just those places where its guesses
-are too high. RLHF therefore charges the policy for its distance from the old model.
+are too high. (Goodhart's law: a measure that becomes a target ceases to be a good measure.) RLHF
+therefore charges the policy for its distance from the old model.
 
-Here the model writes names, and the person who compares them is a hidden formula. So it can be seen
-what the person thinks of names that the judge scores highly. Look at four things: how the score
-and the person's reward rise together under PPO (Proximal Policy Optimization) while there is a
-price on distance; how they part without it; what plain REINFORCE gets from as many names; and what
-could have been had, from this judge and from the person.
+Here the model writes names, and the person who compares them is a formula that training never
+sees. So we can check what she thinks of names that the judge scores highly. Look at four things:
+how the score and the person's reward rise together under PPO (Proximal Policy Optimization) while
+distance has a price; how they part without it; what plain REINFORCE gets from as many names; and
+how much was possible, from this judge and from the person.
 
 The distance is the KL divergence, KL(pi, pi_ref): the mean of log pi(y) - log pi_ref(y) over names
-y that pi itself writes, in nats (natural logarithm). It is 0 if nothing has changed.
+y that pi itself writes, in nats (natural logarithm). It is 0 if nothing has changed, and never less
+(an estimate from a few names can be).
 
 In the code          In the papers   Meaning                                           Shape
 reference            pi_ref          the model at the start; it is never changed
@@ -26,10 +28,11 @@ judge, score(...)    r_phi, proxy    the learned reward: a weight for each symbo
 values               V               the critic: the reward that is still to come      one a symbol
 advantages           A               by how much it went better than expected          one a symbol
 ratio                r_t(theta)      pi(symbol) now / when the name was written        one a symbol
+rewards              r_t             what a symbol earns: price and score, not gold    one a symbol
 beta                 beta            the price of one nat of distance                  a number
 
-What is left out: prompts, a judge as large as the policy (in practice a language model with one
-output; InstructGPT), ensembles of judges, and control of beta while training.
+What is left out: prompts, a judge that is a language model itself (with one number as its output,
+as in InstructGPT), ensembles of judges, and control of beta while training.
 
 A number marked [results: ...] is not from this run: it was recorded from a run with some constants
 or one function changed, and stands in results/microppo.json under that key.
@@ -38,8 +41,9 @@ Papers: Williams, "Simple Statistical Gradient-Following Algorithms for Connecti
 Learning", 1992. Schulman et al., 2015, arXiv:1506.02438 (GAE). Schulman et al., "Proximal Policy
 Optimization Algorithms", 2017, arXiv:1707.06347. Stiennon et al., "Learning to Summarize from Human
 Feedback", 2020, arXiv:2009.01325. Ouyang et al., 2022, arXiv:2203.02155 (InstructGPT). Gao et al.,
-"Scaling Laws for Reward Model Overoptimization", 2022, arXiv:2210.10760. Ahmadian et al., "Back to
-Basics", 2024, arXiv:2402.14740 (REINFORCE instead of PPO).
+"Scaling Laws for Reward Model Overoptimization", 2022, arXiv:2210.10760 (the words gold and proxy;
+there a large reward model plays the person). Ahmadian et al., "Back to Basics", 2024,
+arXiv:2402.14740 (REINFORCE instead of PPO).
 """
 
 from __future__ import annotations
@@ -79,15 +83,15 @@ JUDGE_RATE = 0.1
 BETA = 0.5  # price of distance, in units of score per nat
 FREE_BETA = 0.0  # of the policy that is not tied to the reference
 NUM_NAMES = 16  # that the policy writes in each iteration
-ITERATIONS = 20  # of PPO and of REINFORCE: 320 names
+ITERATIONS = 20  # of PPO and of REINFORCE: 320 names each
 FREE_ITERATIONS = 24  # of the free policy
 NUM_EPOCHS = 4  # passes of PPO over the names of an iteration
-CLIP = 0.2  # a ratio outside 1 - CLIP to 1 + CLIP earns nothing more
+CLIP = 0.2  # a ratio that moves further from 1, the way A wants, earns nothing more
 GAMMA = 1.0  # no discount: a name is short
 LAMBDA = 1.0  # of GAE: 1 trusts what happened, 0 the critic (0.95 is usual)
 VALUE_WEIGHT = 0.1  # of the critic's loss, since it shares the policy's layers
 LEARNING_RATE = 0.002  # PPO's; in a trial, better than 0.004
-FREE_RATE = 0.004  # of the free policy: it is to go far in few iterations
+FREE_RATE = 0.004  # of the free policy: it should go far in few iterations
 REINFORCE_RATE = 0.004  # in a trial, better than 0.01 and 0.02
 NUM_SAMPLES = 400  # names that each policy writes to be measured
 
@@ -142,10 +146,9 @@ def draw_comparisons(
 # probability of what the person said is sigmoid(score(winner) - score(loser)).
 #
 # Such a judge can learn which letters the person likes, which is most of her taste for names as the
-# reference writes them. It cannot learn that she dislikes repetition: it does not see the order,
-# and names with a letter three times are rare in the comparisons. And the largest mean belongs to
-# the text that has nothing but the heaviest symbol. So it must be wrong somewhere, like every
-# judge; a small one shows where.
+# reference writes them. It cannot express that she dislikes repetition: it does not see the order,
+# and more of the heaviest symbol always raises a mean of weights. So the text that has nothing else
+# has the highest score of all. Every learned judge errs somewhere; a small one shows where.
 
 
 def shares(text: Sequence[int]) -> list[float]:
@@ -189,13 +192,15 @@ def fit_judge(comparisons: Sequence[tuple[list[int], list[int]]]) -> list[float]
 #
 #     J(pi) = E[score(y)] - beta KL(pi, pi_ref) = E[score(y) - beta log(pi(y) / pi_ref(y))]
 #
-# A name is written symbol by symbol, and log(pi(y) / pi_ref(y)) is a sum over its symbols. So each
-# symbol can be charged its own part, as it is written; the score is paid with the last one. The
-# rewards of a name sum to what stands in the expectation.
+# where E is the mean over names y that pi writes. A name is written symbol by symbol, and
+# log(pi(y) / pi_ref(y)) is a sum over its symbols. So each symbol can be charged its own part, as
+# it is written; the score is paid with the last one. The rewards of a name sum to what stands in
+# the expectation. They are plain numbers: log pi depends on the policy too, but the gradient of
+# log pi(y) has mean 0 over the names that pi writes, so J's gradient is right without it.
 
 
 class Batch(NamedTuple):
-    """Names that a policy wrote, and what was thought of them at that moment."""
+    """Names that a policy wrote, and what judge, policy and reference gave them at that time."""
 
     texts: list[list[int]]
     scores: list[float]  # one for each text
@@ -204,7 +209,7 @@ class Batch(NamedTuple):
 
 
 def write_names(policy: GPT, reference: GPT, judge: Sequence[float], rng: random.Random) -> Batch:
-    """Let the policy write names; nothing of this is trained on the way."""
+    """Let the policy write names, and note what Batch holds of them; no graph is kept."""
     writer = copy_of(policy, requires_grad=False)
     texts = sample(writer, [0] * NUM_NAMES, NUM_HEADS, CONTEXT, rng)
     own, ref = [log_prob(*predict(model, texts)).data[0] for model in (writer, reference)]
@@ -218,7 +223,7 @@ def by_text(values: Sequence[float], texts: Sequence[Sequence[int]]) -> list[lis
 
 
 def compute_rewards(batch: Batch, beta: float) -> list[list[float]]:
-    """For each text the rewards of its symbols: -beta times the log-ratio, and the score at last.
+    """For each text the rewards of its symbols: -beta times the log-ratio; the last adds the score.
 
     A text of 16 letters has no end mark; its score is paid with its last letter all the same.
     """
@@ -233,8 +238,9 @@ def compute_rewards(batch: Batch, beta: float) -> list[list[float]]:
 
 # Which symbols deserve the credit? The critic predicts, before each symbol is written, the sum of
 # rewards that is still to come. The advantage of a symbol is by how much things went better than
-# predicted. With lambda 1 it is the sum of the rewards from there on, minus the prediction; with
-# lambda 0 only one step is waited for, and the next prediction stands for the rest.
+# predicted. With gamma 1 and lambda 1 it is the sum of the rewards from there on, minus the
+# prediction. With lambda 0 it waits only for one step, and the next prediction stands for the rest.
+# So a large lambda lets in the luck of what was written later, a small one the critic's errors.
 #
 # The critic may look only at what was written before the symbol. If it saw the symbol itself, it
 # would predict away just the credit that the symbol deserves.
@@ -245,7 +251,7 @@ def gae(
 ) -> tuple[list[float], list[float]]:
     """Generalised advantage estimation for one text -> advantages, and returns for the critic.
 
-    delta_t = r_t + gamma V_t+1 - V_t        A_t = delta_t + gamma lambda A_t+1
+    delta_t = r_t + gamma V_(t+1) - V_t        A_t = delta_t + gamma lambda A_(t+1)
 
     Two symbols; the critic expected 0.5, then 0.7; only the last is paid, with 1:
     >>> [[round(x, 2) for x in part] for part in gae([0.0, 1.0], [0.5, 0.7], 1.0, 1.0)]
@@ -268,16 +274,17 @@ def ppo_loss(
     log_probs: Tensor, old_log_probs: Sequence[float], advantages: Sequence[float], clip: float
 ) -> tuple[Tensor, float]:
     """-mean of min(ratio A, clipped ratio A): log-probabilities [1][N] -> loss [1][1], and the
-    share of symbols that the clip holds back.
+    share of symbols that the clip leaves without a gradient.
 
     Schulman et al., 2017, arXiv:1707.06347, eq. 7. The first time that names are used, every ratio
-    is 1, and the gradient that of REINFORCE: -A / N for each log-probability. Each further time
-    the policy has moved, and the ratio corrects for it: names are weighted as if the new policy
-    had written them. The minimum takes away the reason to go on once the ratio has moved by more
-    than the clip in the direction that A wants. It does not hold the ratio there.
+    is 1, and the gradient is that of REINFORCE: -A / N for each log-probability. Each further time
+    the policy has moved, and the ratio corrects for it: a symbol counts by how much more likely it
+    is now. (The symbols before it remain those of the old policy; nothing corrects for them.) The
+    minimum takes away the reason to go on once the ratio has moved by more than the clip in the
+    direction that A wants. It does not hold the ratio there: other symbols' gradients move it too.
 
     Two symbols that became e^0.3 = 1.35 times as likely. The first, with A = 1, has moved enough,
-    and gets no gradient; the second, with A = -1, should not have, and gets the whole.
+    and gets no gradient; the second, with A = -1, moved the wrong way, and gets all of it.
     >>> log_probs = Tensor([[-1.0, -1.0]])
     >>> loss, share = ppo_loss(log_probs, [-1.3, -1.3], [1.0, -1.0], clip=0.2)
     >>> loss.backward()
@@ -332,7 +339,8 @@ def ppo(
             gae(rewards, row, GAMMA, LAMBDA)
             for rewards, row in zip(compute_rewards(batch, beta), values)
         ]
-        # Whitened advantages are as large late in training as early, and for any judge.
+        # Whitened advantages are as large late in training as early, and for any judge. They and
+        # the returns stay as they are for all passes: the policy moves, the batch does not.
         advantages = whiten([a for row, _ in estimates for a in row])
         returns = [[r] for _, row in estimates for r in row]
 
@@ -349,23 +357,25 @@ def ppo(
 
 
 # The clip is often taken for the whole of PPO, and for a bound on the distance. It is neither. It
-# takes away a reason to go on and pulls nothing back, and at this rate it hardly acts: the progress
-# lines say how often. It matters when steps are large. At ten times the rate, 10 iterations end at
-# a reward of 7.30 [results: fast.reward_ppo] with it, and without it at
-# -5.95 [results: fast_unclipped.reward_ppo].
+# takes away a reason to go on and pulls nothing back. At LEARNING_RATE it hardly acts: the progress
+# lines say how often (a mean over all passes; in the first it cannot). It matters when steps are
+# large. At ten times the rate, 10 iterations end at a reward of 7.30 [results: fast.reward_ppo]
+# with it, and without it at -5.95 [results: fast_unclipped.reward_ppo].
 #
 # In production (TRL's PPOTrainer) this loop holds four models in memory: policy, reference, judge
-# and critic, of which policy and critic are trained. Log-probabilities of the reference need a
-# forward pass only; if the policy is a LoRA adapter, the reference is the same model without it.
+# and critic, of which policy and critic are trained. Here the critic is one row of weights on the
+# policy's own layers. The reference needs only forward passes; if the policy is a LoRA adapter, the
+# reference is the same model without it.
 
 
 # === THE RIVAL ===
 
-# REINFORCE needs no critic, no ratio and no clip. It uses each name once. All symbols of a name get
-# the same weight: the sum of the name's rewards, minus the mean of the batch. PPO was made for
-# games and robots, where samples are dear and rewards come all the way. In RLHF the score comes at
-# the end, and Ahmadian et al., 2024, found REINFORCE to be at least as good there. GRPO, which many
-# now use, is its kin (microgrpo.py).
+# REINFORCE needs no critic, no ratio and no clip. It uses each name once: one step where PPO takes
+# four. All symbols of a name get the same weight: the sum of the name's rewards, minus the mean of
+# the batch, in units of the batch's standard deviation. PPO was first tried on simulated robots and
+# Atari games, many of which pay along the way. In RLHF the score comes at the end, and Ahmadian et
+# al., 2024, found methods like REINFORCE at least as good there. GRPO, which many now use, has no
+# critic either (microgrpo.py).
 
 
 def reinforce(
@@ -376,7 +386,7 @@ def reinforce(
     lr: float,
     rng: random.Random,
 ) -> tuple[GPT, list[dict[str, Any]]]:
-    """Like ppo(), with the oldest policy gradient (Williams, 1992)."""
+    """Like ppo(), with the plain policy gradient of Williams, 1992."""
     policy = copy_of(reference, requires_grad=True)
     optimizer = Adam(policy.parameters(), BETAS)
     history = []
@@ -395,9 +405,10 @@ def reinforce(
 # === WHAT IS POSSIBLE ===
 
 # The policy that maximises J can be written down: pi*(y) = pi_ref(y) exp(r(y) / beta) / Z, for any
-# reward r (microdpo.py derives it). Names that the reference wrote, weighted by exp(r / beta), are
-# names of pi*. With the judge's score for r this gives the highest J that any training could reach;
-# with the person's own reward it gives the frontier, the most reward that is possible at a KL.
+# reward r (microdpo.py derives it). Names that the reference wrote, weighted by exp(r / beta), can
+# stand for names of pi*: the formula is exact, the numbers are estimates. With the judge's score
+# for r they give the highest J that any training could reach; with the person's own reward they
+# give the frontier, the most reward that is possible at a KL.
 
 
 def optimal_policy(rewards: Sequence[float], beta: float) -> tuple[float, float, float]:
@@ -429,9 +440,10 @@ def frontier_reward(rewards: Sequence[float], kl: float) -> float:
 
 
 # The cheapest way to please a judge trains nothing: let the reference write n names and take the
-# one with the highest score. Its KL is at most log n - (n - 1) / n, but every name costs n. (It is
+# one with the highest score. Its KL is at most log n - (n - 1) / n, and the table shows this bound,
+# so its J is at least what stands there. But each name that is kept costs n. (The row is
 # computed from the names of all comparisons. The judge was fitted to two thirds of them, which may
-# flatter it a little.)
+# flatter best-of-n a little.)
 
 
 def best_of_n(scores: Sequence[float], rewards: Sequence[float], n: int) -> float:
@@ -447,21 +459,25 @@ def best_of_n(scores: Sequence[float], rewards: Sequence[float], n: int) -> floa
 
 # === MEASURING ===
 
-# Policies are measured by fresh names, at temperature 1. The rewards of single names have a
-# standard deviation of about 2, so a mean over 400 names has a standard error of about 0.1.
+# Policies are measured on fresh names, at temperature 1. The rewards of single names have a
+# standard deviation of about 2, so a mean over 400 names has a standard error of about 0.1. And
+# each policy is trained once: a small difference between two of them may be luck.
 #
 # If the free policy ends badly, what is to blame: the missing price, or the judge? Put the price
 # back and change nothing else, and the third policy ends at a reward of
 # 7.30 [results: tied.reward_free]. Leave it out, but let the person herself be the judge, and it
 # ends at 8.88 [results: true_judge.reward_free]. It takes both: a judge that errs where it has seen
-# nothing, and a policy that may go there. (With the true judge it too writes few different names:
-# an optimum without a price is a single name.)
+# nothing, and a policy that may go there. (Even with a true judge only the price rewards variety:
+# without it, a policy that always writes one name of the highest reward is an optimum.)
+#
+# Stopping early limits the distance too. But to know when, one must measure the person's reward,
+# and in practice each such measurement costs new judgements by people. The score gives no sign.
 
 
 def evaluate(
     policy: GPT, reference: GPT, judge: Sequence[float], rng: random.Random
 ) -> dict[str, Any]:
-    """What the policy writes: mean score, mean gold reward, KL, and the names."""
+    """What the policy writes: mean score, gold reward, KL, share of different names, the names."""
     texts = sample(policy, [0] * NUM_SAMPLES, NUM_HEADS, CONTEXT, rng)
     own, ref = [sequence_log_probs(model, texts).data[0] for model in (policy, reference)]
     names = [to_name(text) for text in texts]
