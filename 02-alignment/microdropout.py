@@ -1,18 +1,19 @@
 """Dropout keeps a network from learning wrong labels by heart, and so, mostly, does a lower rate.
 
-A network with far more numbers than examples can learn any labels by heart, right or wrong. On
-new images it is then sure of itself where it should not be. Dropout makes learning by heart hard:
-in every step, and for every example anew, it sets a random half of the hidden units to zero. The
-network must give its answer with whichever units are left.
+A network with far more weights than examples can learn any labels by heart, right or wrong (Zhang
+et al., 2016). On new images it is then sure of itself where it should not be. Dropout makes
+learning by heart harder: in every step, and for every example anew, it sets each hidden unit to
+zero with probability p, here one half. The network must answer with whichever units are left.
 
-The run trains on 200 handwritten digits, of which every fifth was given a random label, and tests
-on 360 digits of other writers. It trains in three ways: with dropout; without it and at the same
-learning rate; without it and at the rate that suits a plain network best. All three meet the same
-three training sets, with the same first weights and the same batches, so their losses can be
-subtracted set by set. Look at four things: how much of dropout's gain is left when the rival may
-choose its rate, or stop in time; how many of the wrong labels each network has learned; how often
-it is right when hidden units are taken from it after training; and whether the mean of many masked
-answers is a better answer than that of the whole network.
+The run trains on 200 handwritten digits, a fifth of which were given a random label, and tests on
+360 digits of other writers. It trains in three ways, called arms: with dropout; without it and at
+the same learning rate; without it and at the rate that suits a plain network best. ("Plain" means
+without dropout, and "rate" always means the learning rate.) All three meet the same three training
+sets, with the same first weights and the same batches, so their losses can be subtracted set by
+set. Look at four things: how much of dropout's gain is left when the rival may choose its rate, or
+stop in time; how many of the wrong labels each network has learned; how often it is right when
+hidden units are taken from it after training; and whether the mean of many masked answers is a
+better answer than that of the whole network.
 
 In the code   In the papers   Meaning                                                  Shape
 p             1 - p (2014)    probability to drop a unit, as in PyTorch                a number
@@ -20,14 +21,14 @@ mask          r, m            0 where a unit is dropped, 1 / (1 - p) where it is
 hidden        y, h            outputs of the hidden units                              [N][64]
 logits        z               scores; softmax makes a row of them probabilities        [N][10]
 loss                          mean of -log(probability of the label), in nats          a number
-(Srivastava et al., 2014, write p for the probability to keep a unit.)
+(N is the number of images. Srivastava et al., 2014, write p for the probability to keep a unit.)
 
 What is left out: dropout in convolutions (whole channels), in attention and on whole residual
 branches (DropPath); other remedies for wrong labels; ensembles of networks; images shifted and
 turned as further examples.
 
 A number marked [results: ...] is not from this run: it was recorded from a run with one thing
-changed, and stands in results/microdropout.json under that key.
+changed (seed_1 has SEED = 1), and stands in results/microdropout.json under that key.
 
 Papers: Hinton et al., "Improving neural networks by preventing co-adaptation of feature
 detectors", 2012, arXiv:1207.0580. Srivastava et al., "Dropout: A Simple Way to Prevent Neural
@@ -67,9 +68,10 @@ NUM_EPOCHS = 30  # passes through a training set
 BETAS = (0.9, 0.99)  # of AdamW
 CHECK_EVERY = 3  # epochs between two looks at the validation digits, for early stopping
 
-# Learning rate, p of dropout, weight decay. The rate of "own rate" is the best of a grid, on the
-# validation digits and with training sets drawn anew (other seeds). For dropout several settings of
-# such a grid do about as well as each other; this one has the customary p.
+# Learning rate (constant), p of dropout, weight decay. The rate of "own rate" is the best of a
+# grid, on the validation digits and with training sets drawn anew (other seeds). For dropout
+# several settings of such a grid do about as well as each other; this one has the customary p. (The
+# grids are not part of this run.)
 ARMS = {
     "same rate": (0.006, 0.0, 0.0),  # as dropout, but without it
     "own rate": (0.003, 0.0, 0.0),
@@ -81,8 +83,9 @@ NUM_MASKS = 30  # masked answers that are averaged
 # === DIGITS, SOME OF THEM WITH WRONG LABELS ===
 
 # The rows of the data stand in the order of their writers. Training sets are drawn from the first
-# 1,100 rows, validation digits are rows 1,100 to 1,436, and the last 360 are for the test. So every
-# loss below is on other people's handwriting. Labels are wrong in training only.
+# 1,100 rows (the pool). Every third of the next 337 rows is for validation, and the last 360 rows
+# are for the test. So test losses are on other people's handwriting; validation losses mostly are,
+# as one writer may stand on both sides of a cut. Labels are wrong in training only.
 
 Matrix = list[list[float]]
 
@@ -106,10 +109,11 @@ def draw_training_set(pool: Examples, rng: random.Random) -> Examples:
     return Examples([pool.images[i] for i in rows], labels, digits)
 
 
-# How low should the *training* loss go? Somebody who can read every digit, and knows how many
-# labels are random but not which, gives the digit that he sees a probability of 0.8 + 0.2 / 10 and
-# each other one 0.2 / 10. No one can do better on labels not seen before. A training loss below his
-# is the part that has been learned by heart.
+# How low should the *training* loss go? A perfect reader recognises every digit, and knows how many
+# labels are random but not which. This reader gives the digit in the image a probability of
+# 0.8 + 0.2 / 10 and each other one 0.2 / 10. On labels not seen before, nobody can expect a lower
+# loss. So a network whose training loss is clearly lower has learned labels by heart. (On the test,
+# where all labels are right, the same answers cost only -log(0.82) = 0.198.)
 
 
 def honest_loss(wrong: float) -> float:
@@ -128,13 +132,20 @@ def honest_loss(wrong: float) -> float:
 # With p = 0.5, hidden outputs (1, 3) become (2, 6), (2, 0), (0, 6) or (0, 0), each with probability
 # 1/4. Kept outputs are divided by 1 - p, so that the mean over the masks is (1, 3) again: the next
 # layer receives, on average, what it will receive when nothing is dropped. So after training there
-# is nothing to do but to leave dropout off. ("Multiply by 1 - p at test time" is how the papers of
-# 2012 and 2014 wrote it. Libraries scale in training, as here: torch.nn.Dropout(p), which
-# model.train() switches on and model.eval() off. If model.eval() is forgotten, the networks trained
-# with dropout lose to the plain ones, by 0.233 [results: left_on.tuned_difference] nats.)
+# is nothing to do but to leave dropout off. (The papers of 2012 and 2014 do not scale in training,
+# but multiply weights by 1 - p at test time. Libraries scale in training, as here:
+# torch.nn.Dropout(p), which model.train() switches on and model.eval() off. If model.eval() is
+# forgotten, the networks trained with dropout lose to the plain ones at their own rate, by
+# 0.233 [results: left_on.tuned_difference] nats. torch.no_grad() does not switch dropout off, and
+# torch.nn.functional.dropout(x, p) is on unless it is called with training=False.)
 #
-# The mask is a constant. On the way back the gradient is multiplied by the same one, so it has to
-# be kept until then: one bit of information, in PyTorch one byte, for each number that passes.
+# The masks must be fresh. If the first one drawn served for the whole run, about half of the units
+# would never be trained, and the whole network, which uses them too, would lose to the plain one at
+# its own rate by 0.293 [results: one_mask.tuned_difference] nats.
+#
+# For the gradient the mask is a constant. On the way back the gradient is multiplied by the same
+# mask, so it has to be kept until then: one bit of information for each number that passes. (On a
+# GPU, PyTorch keeps one byte.)
 
 
 def dropout(x: Tensor, p: float, rng: random.Random) -> Tensor:
@@ -168,22 +179,27 @@ class MLP:
         return relu(linear(Tensor(images, requires_grad=False), self.w1, self.b1))
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """[N][NUM_HIDDEN] -> [N][10]. Nothing is dropped here: a class without a logit could not
-        be answered at all.
+        """[N][NUM_HIDDEN] -> [N][10]. Logits are never dropped: one that is set to 0 would say
+        nothing about its class. (Pixels are not dropped here either; the papers of 2012 and 2014
+        drop inputs too, with a smaller p.)
         """
         return linear(hidden, self.w2, self.b2)
 
     def forward(self, images: Matrix, p: float = 0.0, masks: random.Random | None = None) -> Tensor:
-        """Images [N][64] -> logits [N][10]; with dropout only if masks are to be drawn."""
+        """Images [N][64] -> logits [N][10]. masks: the random generator to draw masks from; None
+        means that nothing is dropped.
+        """
         hidden = self.hidden(images)
-        # Before or after ReLU makes no difference: it keeps 0, and it keeps positive factors.
+        # Before or after ReLU makes no difference: for c >= 0, relu(c * x) = c * relu(x).
         if masks is not None and p > 0.0:
             hidden = dropout(hidden, p, masks)
         return self.logits(hidden)
 
 
 def new_network(rng: random.Random) -> MLP:
-    """Random weights. ReLU silences half of the units, hence the 2 (He et al., 2015)."""
+    """Random weights. ReLU takes away about half of the mean square, hence the 2 in w1 (He et al.,
+    2015, arXiv:1502.01852). No ReLU follows w2.
+    """
 
     def matrix(rows: int, columns: int, spread: float) -> Matrix:
         return [[rng.gauss(0.0, spread) for _ in range(columns)] for _ in range(rows)]
@@ -198,6 +214,13 @@ def new_network(rng: random.Random) -> MLP:
 # Masks have a random generator of their own. If they drew from the one that shuffles the examples,
 # switching dropout on would change all batches too, and the comparison would be of two things at
 # once.
+#
+# Why should a lower rate, or an earlier end, do much of what dropout does? Right labels agree with
+# each other, so one step helps with many of them. Each wrong label has to be learned for itself,
+# and that takes longer. (Arpit et al., 2017, arXiv:1706.05394, find that networks learn what is
+# common before they learn by heart.) A lower rate and fewer epochs both end the training before
+# much of that has happened. Nor does dropout train faster. In the validation losses printed for
+# set 1 it stands at 1.489 after three epochs, where the plain network at the same rate has 1.171.
 
 
 class Trained(NamedTuple):
@@ -209,11 +232,14 @@ class Trained(NamedTuple):
 
 
 def train(arm: str, training: Examples, validation: Examples, seeds: Sequence[int]) -> Trained:
-    """Train a fresh network in the way that ARMS says. seeds: for weights and order, for masks."""
+    """Train a fresh network in the way that ARMS says. seeds: one for first weights and order, one
+    for masks.
+    """
     rate, p, weight_decay = ARMS[arm]
     rng, masks = map(random.Random, seeds)
     model = new_network(rng)
-    # Decoupled weight decay: each step shrinks every weight by rate * weight_decay.
+    # Decoupled weight decay: each step multiplies every parameter by 1 - rate * weight_decay. In
+    # ARMS the decay is 0, which makes AdamW the same as Adam; one check below changes it.
     optimizer = AdamW(model.parameters(), BETAS, weight_decay=weight_decay)
     stopped, curve = model, []
     for epoch in range(1, NUM_EPOCHS + 1):
@@ -252,19 +278,28 @@ def score(logits: Matrix, labels: Sequence[int]) -> tuple[float, float]:
 
 # Dropping units at random from 64 makes 2^64 smaller networks that share their weights. It is often
 # said that the whole network answers with their mean. With which mean? The logits are linear in the
-# masked outputs, and the mean of the mask is 1. So the mean *logits* over all masks are exactly the
-# logits of the whole network. For probabilities this is the geometric mean:
+# masked outputs, plus a bias, and the mean of the mask is 1. So the mean *logits* over all masks
+# are exactly the logits of the whole network. For probabilities this is the geometric mean, scaled
+# to sum to 1 (Baldi & Sadowski, 2013):
 #
 #     (product over masks m of softmax(z_m)[c])^(1 / number of masks)
 #         = exp(mean over m of (z_m[c] - log_sum_exp(z_m)))   is proportional to   exp(mean z_m[c])
 #
-# (With p = 0.5 all masks are equally likely; else each counts by its probability. With more than
-# one hidden layer it is an approximation.) The usual, arithmetic mean of the probabilities is
-# another answer, known as Monte Carlo dropout and offered as a measure of uncertainty (Gal &
-# Ghahramani, 2015). Take hidden outputs (1, 3) again, and class A against class B, with the logits
-# h1 + h2 for A and 0 for B. The four masks give A the logits 0, 2, 6, 8 and the probabilities 0.50,
-# 0.88, 1.00, 1.00. Their mean is 0.84; the whole network has the logit 4, and says 0.98. (A test
-# goes through all 256 masks of a network with 8 units.)
+# since log_sum_exp(z_m) is the same for all classes c. (With p = 0.5 all masks are equally likely;
+# otherwise each counts by its probability. With more than one hidden layer, the whole network only
+# approximates this mean.) The usual, arithmetic mean of the probabilities is another answer, known
+# as Monte Carlo dropout. The spread of the masked answers is offered as a measure of uncertainty
+# (Gal & Ghahramani, 2015); this run does not test that.
+#
+# Take hidden outputs (1, 3) again, and class A against class B, with the logits h1 + h2 for A and 0
+# for B. The four masks give A the logits 0, 2, 6, 8 and the probabilities 0.50, 0.88, 1.00, 1.00.
+# Their mean is 0.84; the whole network has the logit 4, and says 0.98. (A test goes through all 256
+# masks of a network with 8 units. The run draws 30 masks, so its geometric mean is only near the
+# whole network's answer.)
+#
+# In this example the arithmetic mean is less sure, and being less sure raises the loss of a right
+# answer. In this run too the arithmetic mean has the higher loss; when no training label is wrong,
+# it has it still, by 0.031 [results: right_labels.monte_carlo_gap] nats.
 
 
 def masked_passes(model: MLP, images: Matrix, p: float, count: int, rng: random.Random) -> list:
@@ -276,12 +311,15 @@ def masked_passes(model: MLP, images: Matrix, p: float, count: int, rng: random.
 
 
 def geometric_mean(passes: Sequence[Matrix]) -> Matrix:
-    """The mean of the passes' logits; its softmax is the geometric mean of their answers."""
+    """The mean of the passes' logits. Its softmax is the geometric mean of their answers, scaled to
+    sum to 1.
+    """
     return [[sum(zs) / len(passes) for zs in zip(*rows)] for rows in zip(*passes)]
 
 
 def arithmetic_mean(passes: Sequence[Matrix]) -> Matrix:
-    """The log of the mean of the passes' probabilities (as logits these give them back).
+    """The log of the mean of the passes' probabilities. (These serve as logits: their softmax is
+    that mean.)
 
     >>> passes = [[[z, 0.0]] for z in (0.0, 2.0, 6.0, 8.0)]
     >>> [round(softmax_row(mean(passes)[0])[0], 2) for mean in (geometric_mean, arithmetic_mean)]
@@ -298,12 +336,13 @@ def log_softmax_row(row: Sequence[float]) -> list[float]:
     return [z - total for z in row]
 
 
-# What does all this do to the weights? For a linear model with squared error it can be computed.
-# The mean loss over all masks is the loss without dropout plus
+# What does all this do to the weights? For a linear model whose inputs are dropped, with squared
+# error, it can be computed. The mean loss over all masks is the loss without dropout plus
 #
 #     p / (1 - p) * sum over inputs i of w_i^2 x_i^2
 #
-# which is weight decay where an input is often large, and none where it is 0 (Wager et al., 2013).
+# which is an L2 penalty on w, strong where an input is often large, and none where it is always 0
+# (Wager et al., 2013). For the network here, which learns its hidden outputs, this is only a guide.
 # For w = (1, 1) and x = (1, 3), p = 0.5, target 4: the four masks predict 0, 2, 6 and 8, with
 # squared errors 16, 4, 4 and 16. Their mean is 10, and 1 * (1 + 9) = 10.
 
@@ -311,10 +350,14 @@ def log_softmax_row(row: Sequence[float]) -> list[float]:
 
 # A difference between two kinds of training is taken set by set. Which 200 digits a set holds, and
 # which of them are mislabelled, moves all losses of the set up and down together; in the
-# differences, much of this cancels.
+# differences, much of this cancels. Losses are compared rather than accuracies, because a loss also
+# counts how sure a wrong answer is. (0.022 in accuracy, as between "dropout" and "own rate", is
+# about 8 of 360 digits.)
 #
-# Three sets are still few. Seeds 1, 2 and 3 draw three other sets each. There, dropout's test loss
-# minus that of the plain network is, on average,
+# Three sets are still few. They come from one pool, so they share some digits, and all are tested
+# on the same 360 digits: the standard error says nothing about other test digits. Seeds 1, 2 and 3
+# draw three other sets each. There, dropout's test loss minus that of the plain network is, on
+# average,
 #
 #   at the same rate                                 against the plain network's own rate
 #   -0.15 [results: seed_1.shared_rate_difference]   -0.043 [results: seed_1.tuned_difference]
@@ -324,19 +367,25 @@ def log_softmax_row(row: Sequence[float]) -> list[float]:
 # So the gain at the same rate is found on all seeds; what is left of it against the plain network's
 # own rate is not. If the plain network at the same rate is stopped in time, the differences are
 # -0.004 [results: seed_1.stopped_difference], +0.01 [results: seed_2.stopped_difference] and
-# -0.012 [results: seed_3.stopped_difference]: this too undoes most of it. Two more checks, each a
-# run of its own, on the sets of this run:
+# -0.012 [results: seed_3.stopped_difference]: this too undoes most of the gain. (Dropout itself is
+# not stopped in these differences. The table has the losses of all arms when stopped.) Two more
+# checks, each a run of its own:
 #
-#   - All labels are right; the rates stay. Dropout's loss minus the plain network's is then
+#   - All labels are right; the rates stay. (The sets are drawn anew, but for the images of set 1.)
+#     Dropout's loss minus the plain network's is then
 #     -0.02 [results: right_labels.shared_rate_difference] at the same rate, and
-#     +0.009 [results: right_labels.tuned_difference] against its own rate. Nearly all of the gain
-#     belongs to the wrong labels. "Dropout always helps" is not so.
-#   - The plain network at its own rate gets a weight decay of 0.2 besides. Dropout's loss is still
-#     lower: -0.049 [results: weight_decay.tuned_difference].
+#     +0.009 [results: right_labels.tuned_difference] against its own rate. Most of the gain
+#     belongs to the wrong labels. "Dropout always helps" is not what these numbers show.
+#   - On the sets of this run, the plain network at its own rate gets a weight decay of 0.2.
+#     Dropout's loss is still lower: -0.049 [results: weight_decay.tuned_difference]. So this decay
+#     hardly changes the loss; it takes 0.003 * 0.2 = 0.06% off every weight in each of 300 steps.
 #
-# A luxury: the validation digits, on which all choices are made, have none but right labels.
-# In practice: BERT and GPT-2 were trained with p = 0.1; many language models since are trained
-# without, as they see most of their text only once and have little occasion to learn it by heart.
+# A luxury: the validation digits, on which rates and stopping points are chosen, have right labels
+# only. Labels of your own that are wrong in training are likely to be wrong in validation too.
+#
+# In practice: BERT and the first GPT were trained with p = 0.1. Many language models since are
+# trained without dropout: they see most of their text only once, and have little occasion to learn
+# it by heart. Fine-tuning on few examples is where a p such as 0.1 is still common.
 
 
 def paired_difference(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
@@ -350,7 +399,9 @@ def paired_difference(a: Sequence[float], b: Sequence[float]) -> tuple[float, fl
 
 
 def wrong_labels_learned(model: MLP, training: Examples) -> float:
-    """The share of the wrong labels that the network has come to answer with."""
+    """The share of the wrong labels that the network gives as its answer. (A random label that
+    happens to be right does not count as wrong.)
+    """
     answers = [row.index(max(row)) for row in model.forward(training.images).data]
     told = list(zip(answers, training.labels, training.digits))
     learned = [answer == label for answer, label, digit in told if label != digit]
@@ -362,6 +413,11 @@ def accuracy_without_units(
 ) -> float:
     """Accuracy when each hidden unit is missing with probability `share`, for each image anew; the
     others are scaled up, as in training.
+
+    Hinton et al., 2012, want to prevent co-adaptation: units that are of use only together with
+    certain others. A network of such units should suffer when some are missing. But dropout has
+    trained its network for just this, with p = 0.5. So the result fits their explanation, and does
+    not prove it.
     """
     (logits,) = masked_passes(model, examples.images, share, 1, rng)
     return score(logits, examples.labels)[1]
