@@ -40,7 +40,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from math import exp, log
 from operator import add, mul, sub
 from typing import NamedTuple
@@ -65,7 +65,7 @@ EXPERT_RATE = 0.06
 
 SKEW = 4.0  # head start, in logits, of expert 0 in the arms with a skewed start
 AUX_WEIGHT = 0.1  # of the load-balancing loss (Switch: 0.01, in a much longer training)
-SHIFT_STEP = 0.01  # per training step, for balancing without a loss
+BIAS_STEP = 0.01  # per training step, for balancing without a loss
 
 # === THE FACTS ===
 
@@ -203,7 +203,7 @@ class Model:
         self.down = [matrix(WIDTH, hidden, hidden**-0.5) for _ in range(num_experts)]
         self.router = matrix(num_experts, WIDTH, WIDTH**-0.5)
         self.router_bias = Tensor([[skew] + [0.0] * (num_experts - 1)])
-        self.shift = [0.0] * num_experts  # for balancing without a loss, see below
+        self.balance_bias = [0.0] * num_experts  # for balancing without a loss, see below
         self.table = table
 
     def parameters(self) -> list[Tensor]:
@@ -220,7 +220,7 @@ class Model:
         x = rms_norm(u)
         if self.table is None:
             probs = softmax(linear(x, self.router, self.router_bias))
-            chosen = [argmax(list(map(add, row, self.shift))) for row in probs.data]
+            chosen = [argmax(list(map(add, row, self.balance_bias))) for row in probs.data]
         else:
             probs = None
             chosen = [self.table[fact] for fact in facts]
@@ -242,8 +242,8 @@ class Model:
 
 # An expert learns from the rows that it receives, and a row goes to the expert with the largest
 # probability. So an expert that is ahead receives more, learns more, and can stay ahead, while the
-# others lie idle. The usual remedy is a second loss (Fedus et al., 2021, eq. 4 to 6). Of the rows of
-# a batch, let f_i be the share that expert i receives and P_i the mean of its probability:
+# others lie idle. The usual remedy is a second loss (Fedus et al., 2021, eq. 4 to 6). In a batch,
+# let f_i be the share of the rows that expert i receives, and P_i the mean of its probability:
 #
 #     loss = N * sum_i f_i P_i
 #
@@ -283,15 +283,15 @@ def load_balancing_loss(probs: Tensor, groups: Sequence[Sequence[int]]) -> Tenso
 # stays what it was. After each step the number rises a little for experts with too few rows.
 
 
-def update_shift(shift: Sequence[float], groups: Sequence[Sequence[int]]) -> list[float]:
-    """The numbers for the next step: up by SHIFT_STEP for small loads, down for large ones.
+def update_bias(bias: Sequence[float], groups: Sequence[Sequence[int]]) -> list[float]:
+    """The numbers for the next step: up by BIAS_STEP for small loads, down for large ones.
 
-    >>> update_shift([0.0, 0.0, 0.0], [[0, 1, 2], [3], [4, 5]])
+    >>> update_bias([0.0, 0.0, 0.0], [[0, 1, 2], [3], [4, 5]])
     [-0.01, 0.01, 0.0]
     """
     even = sum(map(len, groups)) / len(groups)
     signs = [(len(rows) < even) - (len(rows) > even) for rows in groups]
-    return [value + SHIFT_STEP * sign for value, sign in zip(shift, signs)]
+    return [value + BIAS_STEP * sign for value, sign in zip(bias, signs)]
 
 
 # === TRAINING AND MEASURING ===
@@ -301,7 +301,7 @@ def update_shift(shift: Sequence[float], groups: Sequence[Sequence[int]]) -> lis
 
 
 def train(model: Model, values: Sequence[int], rate: float, balancing: str = "") -> None:
-    """Learn the facts. balancing: "" (none), "loss" or "shift"."""
+    """Learn the facts. balancing: "" (none), "loss" or "bias"."""
     rng = random.Random(SEED + 2)
     optimizer = Adam(model.parameters(), BETAS)
     order: list[int] = []
@@ -316,8 +316,8 @@ def train(model: Model, values: Sequence[int], rate: float, balancing: str = "")
             loss = task_loss + load_balancing_loss(probs, groups) * AUX_WEIGHT
         loss.backward()
         optimizer.step(rate * (1.0 - (step - 1) / NUM_STEPS))
-        if balancing == "shift":
-            model.shift = update_shift(model.shift, groups)
+        if balancing == "bias":
+            model.balance_bias = update_bias(model.balance_bias, groups)
         if step % (NUM_STEPS // 4) == 0:
             line = f"step {step:4d}/{NUM_STEPS} | loss {task_loss.item():.4f}"
             if probs is not None:
@@ -412,7 +412,7 @@ def main() -> dict[str, object]:
         ("experts, router", None, 0.0, ""),
         ("skewed, not balanced", None, SKEW, ""),
         ("skewed, balancing loss", None, SKEW, "loss"),
-        ("skewed, shift", None, SKEW, "shift"),
+        ("skewed, balancing bias", None, SKEW, "bias"),
     ):
         print(f"\n{title[0].upper()}{title[1:]}")
         model = Model(NUM_EXPERTS, EXPERT_HIDDEN, fixed, skew)
@@ -498,11 +498,11 @@ def report_conclusion(numbers: dict[str, float], results: dict[str, Measured]) -
         print(f"A random table, which knows nothing, divides the facts better still: {table:.3f}.")
     else:
         print(f"A random table divides the facts no better than the router: {table:.3f}.")
-    load, shift = numbers["skewed_load"], results["skewed, shift"]
+    load, biased = numbers["skewed_load"], results["skewed, balancing bias"]
     print(f"With a head start for one expert, the busiest takes {load:.1f} times its share, and")
-    verb = "wins it back" if balanced > skewed + 0.02 else "does not help"
-    print(f"{skewed:.3f} are remembered. Balancing {verb}: {balanced:.3f} (by shift")
-    print(f"{shift.accuracy:.3f}).")
+    verb = "helps" if balanced > skewed + 0.02 else "does not help"
+    print(f"{skewed:.3f} are remembered. Balancing {verb}: {balanced:.3f} with the loss,")
+    print(f"{biased.accuracy:.3f} with the bias.")
 
 
 # === APPENDIX: ENGINE (common/engine.py; microautograd.py derives it) ===

@@ -32,7 +32,7 @@ def torch_losses(model: script.Model, weights: list[torch.Tensor]):
     if model.table is None:
         router, bias = weights[-2:]
         probs = F.softmax(x @ router.T + bias, dim=1)
-        chosen = (probs + torch.tensor(model.shift, dtype=torch.float64)).argmax(dim=1)
+        chosen = (probs + torch.tensor(model.balance_bias, dtype=torch.float64)).argmax(dim=1)
         mask = F.one_hot(chosen, count).double()
         gates = mask * probs
         balance = count * (mask.mean(dim=0) * probs.mean(dim=0)).sum()
@@ -50,7 +50,7 @@ def test_outputs_and_all_gradients(case):
     count = 1 if case == "dense" else 4
     model = script.Model(count, 5, table, skew=1.0 if case == "skewed" else 0.0)
     if case == "shifted":
-        model.shift = [-0.2, 0.3, 0.1, 0.0]
+        model.balance_bias = [-0.2, 0.3, 0.1, 0.0]
     weights = [torch_tensor(parameter) for parameter in model.parameters()]
     logits, probs, groups = model.forward(FACTS)
     loss = script.cross_entropy(logits, TARGETS)
