@@ -49,16 +49,16 @@ from typing import NamedTuple
 # === CONSTANTS ===
 
 SEED = 42
-NUM_SUBJECTS = 24
+NUM_SUBJECTS = 24  # numbers without a meaning, as are relations and values
 NUM_RELATIONS = 24  # 24 x 24 = 576 facts
 NUM_VALUES = 16  # a guess is right once in 16 times
 WIDTH = 16  # entries of a vector: 8 for the subject, 8 for the relation
 
-NUM_EXPERTS = 8
+NUM_EXPERTS = 8  # one of them answers each fact
 EXPERT_HIDDEN = 8  # hidden units of each expert
 DENSE_HIDDEN = 12  # as many multiply-adds as one expert and the router
 
-NUM_STEPS = 400
+NUM_STEPS = 400  # of each training: 50 passes over the facts
 BATCH_SIZE = 72  # facts per step: 8 steps see each fact once
 BETAS = (0.9, 0.99)  # Adam's: how slowly its two running means forget
 DENSE_RATES = (0.04, 0.08, 0.12)  # learning rates at first; all fall to 0 in a straight line
@@ -104,8 +104,8 @@ def side_by_side(a: Tensor, b: Tensor) -> Tensor:
 # An expert costs 2 * 16 * 8 = 256 multiply-adds per row and the router 16 * 8 = 128, together 384:
 # a dense layer with 12 hidden units. At this size the router costs half as much as the expert, and
 # a comparison that forgets it is unfair to the dense layer. In a large model, where an expert has
-# thousands of hidden units, the router is negligible. (A dense layer with 64 hidden units has as many
-# weights as the experts. It takes 5.3 times the multiply-adds, and remembers
+# thousands of hidden units, the router is negligible. (A dense layer with 64 hidden units has as
+# many weights as the experts. It takes 5.3 times the multiply-adds, and remembers
 # 0.998 [results: wide_dense.dense_accuracy] of the facts.)
 #
 # Why is the output multiplied by p_i? The choice i is a whole number: it has no gradient. The gate
@@ -258,9 +258,9 @@ class Model:
 # nothing. With it, the skewed router ends at 0.722 [results: no_aux_gradient.balanced_accuracy],
 # exactly as without balancing.
 #
-# It is often said that a router collapses to a few experts unless it is balanced. The arm with a fair
-# start shows that this is not certain. Therefore two more arms start with a preference: a logit of 4
-# for expert 0, which begins with nearly all of the rows.
+# It is often said that a router collapses to a few experts unless it is balanced. The arm with a
+# fair start shows that this is not certain. So the arms on balancing start with a preference: 4 is
+# added to the logit of expert 0, which then begins with nearly all of the rows.
 
 
 def load_balancing_loss(probs: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
@@ -399,13 +399,13 @@ def random_table(num_facts: int, rng: random.Random) -> list[int]:
     return table
 
 
-# Why can a random table do better than a router that has learned? The router reads x, and facts with
-# the same subject have half of x in common. So it tends to send them to the same expert (look at the
-# mutual information, and at the horizontal stripes in the picture). Then the expert has to tell
-# apart the most similar inputs. Is it this, or is it the uneven load, or the router's own training?
-# A table decides: as even as the random one, but with all facts about a subject at one expert. It
-# comes to 0.873 [results: by_subject.table_accuracy]. So grouping what is similar is enough to lose
-# what the router loses. This holds for facts without structure. In language, similar tokens have
+# Why can a random table do better than a router that has learned? The router reads x, and facts
+# with the same subject have half of x in common. So it tends to send them to the same expert (look
+# at the mutual information, and at the stripes in the picture). This expert must then tell the most
+# similar inputs apart. Is this the reason, or the uneven load, or the router's own training? Try a
+# table that is as even as the random one, but gives all facts about a subject to one expert. It
+# comes to 0.873 [results: by_subject.table_accuracy]: grouping what is similar is enough to lose as
+# much as the router does. This holds for facts without structure. In language, similar tokens have
 # something in common that an expert can learn once, and most large models use a learned router.
 
 
