@@ -1,4 +1,4 @@
-"""A mixture of experts has more weights to remember with, at the compute of a small network.
+"""A mixture of experts remembers more than a dense network with the same compute per input.
 
 In an ordinary (dense) network every weight works on every input, so more weights cost more compute.
 A mixture-of-experts layer (MoE) cuts this tie. It holds several small networks, the experts, and
@@ -61,7 +61,9 @@ DENSE_HIDDEN = 12  # as many multiply-adds as one expert and the router
 NUM_STEPS = 400  # of each training: 50 passes over the facts
 BATCH_SIZE = 72  # facts per step: 8 steps see each fact once
 BETAS = (0.9, 0.99)  # Adam's: how slowly its two running means forget
-DENSE_RATES = (0.04, 0.08, 0.12)  # learning rates at first; all fall to 0 in a straight line
+# Learning rates at first; all fall to 0 in a straight line. The dense network, as the baseline, may
+# choose the best of three.
+DENSE_RATES = (0.04, 0.08, 0.12)
 EXPERT_RATE = 0.06
 
 SKEW = 4.0  # head start, in logits, of expert 0 in the arms with a skewed start
@@ -330,7 +332,7 @@ def train(model: Model, values: Sequence[int], rate: float, balancing: str = "")
         if step % (NUM_STEPS // 4) == 0:
             line = f"step {step:4d}/{NUM_STEPS} | loss {task_loss.item():.4f}"
             if probs is not None:
-                line += " | rows of each expert" + "".join([f"{len(g):4d}" for g in groups])
+                line += " | rows per expert" + "".join([f"{len(g):4d}" for g in groups])
             print(line, flush=True)
 
 
@@ -481,7 +483,8 @@ def report_table(results: dict[str, Measured], dense: dict[float, Measured]) -> 
     """One line per arm."""
     everything = len(results["dense"].right) * math.log2(NUM_VALUES)
     rates = ", ".join([f"{result.accuracy:.3f} at {rate:g}" for rate, result in dense.items()])
-    print(f"\nDense, by learning rate: {rates}. The best one counts.")
+    print(f"\nDense, by learning rate: {rates}.")
+    print("The best one counts.")
     print("\nWhat is remembered; load of the busiest expert; mutual information in nats")
     print(f"{'':24}correct   bits   load   expert;subject   expert;relation")
     print(f"{'a guess':24}{1.0 / NUM_VALUES:7.3f}{0:7d}")
