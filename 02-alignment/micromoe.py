@@ -522,13 +522,11 @@ def report_conclusion(numbers: dict[str, float], results: dict[str, Measured]) -
         print(f"A random table, which knows nothing, divides the facts better still: {table:.3f}.")
     else:
         print(f"A random table divides the facts no better than the router: {table:.3f}.")
-    load, balanced_load = [
-        results[f"skewed, {how}"].load for how in ("not balanced", "balancing loss")
-    ]
+    load, even_load = [results[f"skewed, {how}"].load for how in ("not balanced", "balancing loss")]
     biased = results["skewed, balancing bias"]
     print(f"With a head start for one expert, the busiest takes {load:.1f} times its share, and")
     print(
-        f"{skewed:.3f} are remembered. With the balancing loss it takes {balanced_load:.1f} times its"
+        f"{skewed:.3f} are remembered. With the balancing loss it takes {even_load:.1f} times its"
     )
     verb = "more" if balanced > skewed + 0.02 else "hardly more" if balanced > skewed else "no more"
     print(f"share, and {verb} is remembered: {balanced:.3f} ({biased.accuracy:.3f} with the bias).")
