@@ -1,33 +1,34 @@
 """A mixture of experts remembers more than a dense network with the same compute per input.
 
-In an ordinary (dense) network every weight works on every input, so more weights cost more compute.
+In an ordinary (dense) layer every weight works on every input, so more weights cost more compute.
 A mixture-of-experts layer (MoE) cuts this tie. It holds several small networks, the experts, and
 a router that picks one of them for each input. The others are not run. Weights and compute per
-input come apart: eight experts hold eight times the weights of one, at the compute of one and the
-router.
+input come apart: eight experts hold eight times the weights of one, at the compute of one expert
+plus the router.
 
 What are more weights good for? For memory, first of all. So this script measures memory alone: 576
 facts, "subject s, relation r -> value v", where each value is random. Nothing can be inferred from
 other facts, so there is no test set, and the accuracy on the training data is the quantity of
-interest. A dense network and eight experts get the same number of multiply-adds per fact. Look at
-three things: how much more the experts remember; how the facts are divided among them, and whether
-a learned router divides them better than a random table does; and what happens if the router
-prefers one expert at the start, with and without load balancing.
+interest. A dense layer and eight experts with a router take the same number of multiply-adds per
+fact. Look at three things: how much more the experts remember; how the facts are divided among
+them, and whether a learned router divides them better than a random table does; and what happens
+if the router prefers one expert at the start, with and without load balancing.
 
 Term         Meaning
 expert       one of N small feed-forward networks with weights of their own
 router       a linear layer and a softmax: x -> probs, a probability for each expert
 top-1        only the expert with the largest probability is run
 gate         this probability; the output of the expert is multiplied by it
+row          one input of the layer: here one fact, in a language model one token
 load         the share of the rows that an expert receives, times N: 1 if all receive the same
-row          one input of the layer; in a language model, one token
+arm          one of the kinds of layer and training that are compared
 
 What is left out: top-k with k > 1, capacity limits, experts on several devices, shared experts, and
-tasks that are not about memory. (Jelassi et al., 2024, find that experts help to know things, and
-hardly help to reason.)
+tasks that are not about memory. (Jelassi et al., 2024, find that more experts at the same compute
+keep improving memory, while the gain in reasoning levels off.)
 
 A number marked [results: ...] is not from this run: it was recorded from a run with one thing
-changed, and stands in results/micromoe.json under that key.
+changed, such as the seed, and stands in results/micromoe.json under that key.
 
 Papers: Shazeer et al., "Outrageously Large Neural Networks", 2017, arXiv:1701.06538. Fedus et al.,
 "Switch Transformers", 2021, arXiv:2101.03961. Roller et al., "Hash Layers For Large Sparse
@@ -49,7 +50,7 @@ from typing import NamedTuple
 # === CONSTANTS ===
 
 SEED = 42
-NUM_SUBJECTS = 24  # numbers without a meaning, as are relations and values
+NUM_SUBJECTS = 24  # mere numbers, without a meaning; so are relations and values
 NUM_RELATIONS = 24  # 24 x 24 = 576 facts
 NUM_VALUES = 16  # a guess is right once in 16 times
 WIDTH = 16  # entries of a vector: 8 for the subject, 8 for the relation
@@ -61,8 +62,8 @@ DENSE_HIDDEN = 12  # as many multiply-adds as one expert and the router
 NUM_STEPS = 400  # of each training: 50 passes over the facts
 BATCH_SIZE = 72  # facts per step: 8 steps see each fact once
 BETAS = (0.9, 0.99)  # Adam's: how slowly its two running means forget
-# Learning rates at first; all fall to 0 in a straight line. The dense network, as the baseline, may
-# choose the best of three.
+# Initial learning rates; each falls linearly towards 0. The dense network, as the baseline, gets
+# the best of three. All arms with experts share one rate.
 DENSE_RATES = (0.04, 0.08, 0.12)
 EXPERT_RATE = 0.06
 
@@ -74,9 +75,9 @@ BIAS_STEP = 0.01  # per training step, for balancing without a loss; see update_
 
 # Fact number i is about subject i // 24 and relation i % 24. The network sees the two as learned
 # vectors, side by side. Each vector is shared by 24 facts: with nothing but these vectors and the
-# output head, a logit would be one term for the subject plus one for the relation. What depends on
-# the pair, the layer in the middle must remember. (A vector for each pair would solve the task
-# without any layer.)
+# output head (a linear layer), a logit would be one term for the subject plus one for the relation.
+# What depends on the pair must be remembered by the layer between them. (A vector for each pair
+# would solve the task without that layer.)
 
 
 def draw_facts(rng: random.Random) -> list[int]:
@@ -97,25 +98,27 @@ def side_by_side(a: Tensor, b: Tensor) -> Tensor:
 
 # === THE MIXTURE OF EXPERTS ===
 
-# The layer replaces the feed-forward network of a transformer block: x -> relu(x W_up) W_down, with
-# a residual connection around it. With N experts E_i and the router's probabilities p (Fedus et
-# al., 2021, eq. 1 and 2):
+# The layer replaces the feed-forward network of a transformer block, x -> W_down relu(W_up x). Here
+# too there is a norm before it and a residual connection around it. With N experts E_i, each such a
+# network, and the router's probabilities p (Fedus et al., 2021, eq. 1 and 2, who have no b):
 #
-#     p = softmax(R x + b)        i = argmax_j p_j        y = p_i E_i(x)
+#     x = rms_norm(u)   p = softmax(R x + b)   i = argmax_j p_j   y = p_i E_i(x)   result u + y
 #
 # An expert costs 2 * 16 * 8 = 256 multiply-adds per row and the router 16 * 8 = 128, together 384:
-# a dense layer with 12 hidden units. At this size the router costs half as much as the expert, and
-# a comparison that forgets it is unfair to the dense layer. In a large model, where an expert has
-# thousands of hidden units, the router is negligible. (A dense layer with 64 hidden units has as
-# many weights as the experts. It takes 5.3 times the multiply-adds, and remembers
-# 0.998 [results: wide_dense.dense_accuracy] of the facts.)
+# as many as a dense layer with 12 hidden units. At this size the router costs half as much as the
+# expert, and a comparison that forgets it is unfair to the dense layer. In a large model, where an
+# expert has thousands of hidden units, the router is negligible. (A dense layer with 64 hidden
+# units has as many weights as the eight experts. It takes 2,048 / 384 = 5.3 times the
+# multiply-adds, and remembers 0.998 [results: wide_dense.dense_accuracy] of the facts. So experts
+# save compute, not weights.)
 #
 # Why is the output multiplied by p_i? The choice i is a whole number: it has no gradient. The gate
-# has one, and it is all that the router learns from the task: d loss / d p_i is the dot product of
-# the expert's output and the gradient that arrives there. If the output lowers the loss, p_i rises,
-# and through the softmax all other probabilities fall, though nobody has tried the other experts.
+# has one, and the router learns from the task only through it: d loss / d p_i is the dot product of
+# E_i(x) and the gradient of the loss with respect to y. If more of this output would lower the
+# loss, p_i is pushed up, and through the softmax all other probabilities are pushed down, although
+# the other experts were not tried. If less would, it is the other way round.
 # Mixtral takes two experts and divides their gates by their sum. With one expert that would make
-# every gate 1, and the router would receive no gradient at all.
+# every gate 1, and the router would receive no gradient from the task.
 
 
 def argmax(row: Sequence[float]) -> int:
@@ -143,9 +146,9 @@ def combine(
     outputs[e] [len(groups[e])][D], None if expert e has no rows; probs [rows][N], or None for
     gates of 1.
 
-    Row 0 went to expert 1, with a gate of 0.75. Its output is (8, 4); so (6, 3) is added to the
-    row. If the gradient of the loss there is (1, -1), the expert receives 0.75 times as much,
-    and the gate receives 8 * 1 + 4 * -1 = 4: the loss would fall if the gate were smaller.
+    Row 0 went to expert 1, with a gate of 0.75. The expert's output is (8, 4), so row 0 of the
+    result is (6, 3). If the gradient of the loss there is (1, -1), the expert receives 0.75 times
+    this, and the gate receives 8 * 1 + 4 * -1 = 4: the loss would fall if the gate were smaller.
     >>> output, probs = Tensor([[8.0, 4.0]]), Tensor([[0.25, 0.75]])
     >>> out = combine([None, output], [[], [0]], probs)
     >>> out.backward([[1.0, -1.0]])
@@ -181,7 +184,7 @@ def combine(
 class Routed(NamedTuple):
     """What a forward pass gives."""
 
-    logits: Tensor  # [rows][16]: for each value
+    logits: Tensor  # [rows][16]: one for each value
     probs: Tensor | None  # [rows][N]: the router's; None without a router
     groups: list[list[int]]  # the rows of each expert
 
@@ -189,8 +192,8 @@ class Routed(NamedTuple):
 class Model:
     """Subject and relation -> value, with experts in between.
 
-    table [576]: the expert for each fact, fixed from the start; None: a router learns to choose.
-    The dense network is the special case of one expert that answers everything.
+    table [576]: the expert for each fact, fixed from the start, with gates of 1; None: a router
+    learns to choose. The dense network is the special case of one expert that answers everything.
     """
 
     def __init__(
@@ -201,7 +204,8 @@ class Model:
         def matrix(rows: int, columns: int, std: float) -> Tensor:
             return Tensor([[rng.gauss(0.0, std) for _ in range(columns)] for _ in range(rows)])
 
-        # Standard deviations of 1 / sqrt(inputs) keep the size of vectors from layer to layer.
+        # Standard deviations of 1 / sqrt(inputs) keep the size of vectors from layer to layer; only
+        # relu() takes away about half of the mean square.
         self.subjects = matrix(NUM_SUBJECTS, WIDTH // 2, 1.0)
         self.relations = matrix(NUM_RELATIONS, WIDTH // 2, 1.0)
         self.head = matrix(NUM_VALUES, WIDTH, WIDTH**-0.5)
@@ -239,10 +243,14 @@ class Model:
         return Routed(linear(u + combine(outputs, groups, probs), self.head), probs, groups)
 
 
-# In production the layer is the same, but the loop over experts is one grouped matrix product
-# (torch._grouped_mm, MegaBlocks), and with experts on several devices dispatch and combine are
-# all-to-all communication. All weights must be in memory even so. Mixtral 8x7B has 47 billion, not
-# 8 * 7 = 56, since the attention layers exist once; 13 billion of them work on a token.
+# In production the layer is the same, but the loop over experts becomes one grouped matrix product
+# (torch.nn.functional.grouped_mm, MegaBlocks), and with experts on several devices dispatch and
+# combine are all-to-all communication. All experts must be in memory, although few of them work on
+# a given token: Mixtral 8x7B has 47 billion weights (not 8 * 7 = 56, since the attention layers
+# exist once), and 13 billion of them work on a token. With experts on several devices, all wait for
+# the busiest. So some models limit the rows that an expert accepts (its capacity); in a Switch
+# Transformer rows beyond it skip the layer, and the residual connection alone carries them on.
+# Others have more and smaller experts, several per token, and shared ones that work on every token.
 
 # === LOAD BALANCING ===
 
@@ -251,19 +259,20 @@ class Model:
 # others lie idle. The usual remedy is a second loss (Fedus et al., 2021, eq. 4 to 6). In a batch,
 # let f_i be the share of the rows that expert i receives, and P_i the mean of its probability:
 #
-#     loss = N * sum_i f_i P_i
+#     balancing loss = N * sum_i f_i P_i        loss = task loss + AUX_WEIGHT * balancing loss
 #
 # It is 1 if all loads are equal, and N if one expert receives all rows with probability 1. The
-# f_i are counts, without a gradient. They serve as weights: the more rows an expert has received,
-# the more strongly its probabilities are pushed down. The gradient flows through P alone. It must
-# flow there: a balancing loss that is computed from plain numbers has the same value, but changes
-# nothing. With it, the skewed router ends at 0.722 [results: no_aux_gradient.balanced_accuracy],
-# exactly as without balancing.
+# f_i come from counts, which have no gradient. They serve as weights: the more rows an expert has
+# received, the more strongly its probabilities are pushed down. The gradient flows through P alone,
+# and this path must not be cut: a balancing loss that is computed from plain numbers (in torch,
+# from detached probabilities) can be printed, but trains nothing. With such a loss the skewed
+# router ends at 0.722 [results: no_aux_gradient.balanced_accuracy], exactly as without balancing.
 #
 # It is often said that a router collapses to a few experts unless it is balanced. The arm with a
 # fair start shows that this is not certain. So the arms on balancing start with a preference: 4 is
-# added to the logit of expert 0, which then begins with nearly all of the rows. Balancing evens the
-# load out on every seed. What this brings back in memory differs: on seed 2 only from
+# added to the logit of expert 0. The other logits start with a standard deviation of about 1, so
+# expert 0 begins with nearly all of the rows. The balancing loss takes load off the busiest expert
+# on every recorded seed. How much memory this brings back differs: on seed 2 it is only from
 # 0.885 [results: seed_2.skewed_accuracy] to 0.901 [results: seed_2.balanced_accuracy].
 
 
@@ -290,14 +299,16 @@ def load_balancing_loss(probs: Tensor, groups: Sequence[Sequence[int]]) -> Tenso
     return Tensor([[loss]], (probs,), pass_back)
 
 
-# The loss works against the task: it moves the router even where the task has a good reason to send
-# more rows to one expert. Wang et al., 2024, balance without it (DeepSeek-V3 does so). Each expert
-# has a number that is added to its probability when experts are compared, and only there: the gate
-# stays what it was. After each step the number rises a little for experts with too few rows.
+# The loss can work against the task: it moves the router even where the task has a good reason to
+# send more rows to one expert. Wang et al., 2024, balance without it (DeepSeek-V3 balances mainly
+# in this way). Each expert has a number, its bias, that is added to its probability when experts
+# are compared, and only there: the gate stays the probability. After each step the bias rises a
+# little for experts with too few rows, and falls for those with too many. It has no gradient, and
+# stays in use after training. (It is not the b in R x + b, which is trained by gradients.)
 
 
 def update_bias(bias: Sequence[float], groups: Sequence[Sequence[int]]) -> list[float]:
-    """The numbers for the next step: up by BIAS_STEP for small loads, down for large ones.
+    """The biases for the next step: up by BIAS_STEP for small loads, down for large ones.
 
     >>> update_bias([0.0, 0.0, 0.0], [[0, 1, 2], [3], [4, 5]])
     [-0.01, 0.01, 0.0]
@@ -309,12 +320,17 @@ def update_bias(bias: Sequence[float], groups: Sequence[Sequence[int]]) -> list[
 
 # === TRAINING AND MEASURING ===
 
-# The arms differ in their layer alone. All see the same batches, and each fact once in 8 steps: if
-# batches were drawn with replacement, some facts would be seen less often by chance.
+# The arms differ in the layer, its start and its balancing; the dense arms also in the learning
+# rate. Embeddings and head start with the same numbers. All arms see the same batches, and each
+# fact once in 8 steps: if batches were drawn with replacement, some facts would be seen less often
+# by chance.
 
 
 def train(model: Model, values: Sequence[int], rate: float, balancing: str = "") -> None:
-    """Learn the facts. balancing: "" (none), "loss" or "bias"."""
+    """Learn the facts. balancing: "" (none), "loss" or "bias".
+
+    The lines printed on the way are about a single batch: its task loss, and its rows per expert.
+    """
     rng = random.Random(SEED + 2)
     optimizer = Adam(model.parameters(), BETAS)
     order: list[int] = []
@@ -342,9 +358,9 @@ class Measured(NamedTuple):
     """What a trained model knows, and who answers what."""
 
     accuracy: float  # share of the facts that it answers rightly
-    bits: float  # 576 * (log2 16 - cross-entropy in bits): 2,304 if it knows everything
+    bits: float  # 576 * (log2 16 - cross-entropy in bits): 2,304 if certain of all
     load: float  # of the busiest expert
-    mi: tuple[float, float]  # nats that the expert tells about the subject, about the relation
+    mi: tuple[float, float]  # nats the expert tells about subject, relation; see below
     experts: list[int]  # the expert of each fact
     right: list[bool]
 
@@ -374,7 +390,8 @@ def measure(model: Model, values: Sequence[int]) -> Measured:
 
 # Does an expert become a specialist for some subjects? Mutual information answers: how many nats
 # does the expert's number tell about the subject? 0 means nothing, and ln 8 = 2.08 is the most that
-# eight experts can tell. A random table also gets a little more than 0, by chance.
+# eight experts can tell. A random table also gets a little more than 0, by chance: with 8 experts,
+# 24 subjects and 576 facts, about 7 * 23 / (2 * 576) = 0.14 nats are expected.
 
 
 def mutual_information(a: Sequence[int], b: Sequence[int]) -> float:
@@ -394,9 +411,10 @@ def mutual_information(a: Sequence[int], b: Sequence[int]) -> float:
 
 
 def random_table(num_facts: int, rng: random.Random) -> list[int]:
-    """Facts -> experts, in equal numbers and at random: a hash of the fact, without a router.
+    """Facts -> experts, in equal numbers and at random. It stands for a hash of the fact.
 
-    (Roller et al., 2021, hash the token. The layer then costs 256 multiply-adds instead of 384.)
+    (Roller et al., 2021, hash the token. Without a router the layer costs 256 multiply-adds
+    instead of 384.)
     """
     table = [fact % NUM_EXPERTS for fact in range(num_facts)]
     rng.shuffle(table)
@@ -404,13 +422,15 @@ def random_table(num_facts: int, rng: random.Random) -> list[int]:
 
 
 # Why can a random table do better than a router that has learned? The router reads x, and facts
-# with the same subject have half of x in common. So it tends to send them to the same expert (look
-# at the mutual information, and at the stripes in the picture). This expert must then tell the most
-# similar inputs apart. Is this the reason, or the uneven load, or the router's own training? Try a
-# table that is as even as the random one, but gives all facts about a subject to one expert. It
-# comes to 0.873 [results: by_subject.table_accuracy]: grouping what is similar is enough for a loss
-# of this size. This holds for facts without structure. In language, similar tokens have something
-# in common that an expert can learn once, and most large models use a learned router.
+# with the same subject have half of their vector in common. So it tends to send them to the same
+# expert (look at the mutual information, and at the stripes in the picture). This expert must then
+# tell the most similar inputs apart. Is this the reason, or the uneven load, or the router's own
+# training with its gates below 1? A control: a table that is as even as the random one, but gives
+# all facts about a subject to one expert. It comes to 0.873 [results: by_subject.table_accuracy].
+# So grouping what is similar can by itself cost as much as the router loses. The control groups
+# more strictly than the router does, so it does not rule out that the other two matter as well.
+# This is about facts without structure. In language, similar tokens have something in common that
+# an expert can learn once, and most large models use a learned router.
 
 
 def main() -> dict[str, object]:
