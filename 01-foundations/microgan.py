@@ -584,12 +584,12 @@ def report_scores(
     print(
         f"\nModes covered: mean of the last {WINDOW} checks. The other columns: mean of the runs."
     )
-    heads = "".join([f"{f'run {number}':>7}" for number in range(1, len(runs) + 1)])
-    print(f"{'':<24}{heads}  not averaged  near a mode  energy dist.")
+    heads = "".join([f"{f'run {number}':>6}" for number in range(1, len(runs) + 1)])
+    print(f"{'':<22}{heads}  not averaged  near a mode  distance")
 
     def show(title: str, modes: list[float], now: float, share_near: float, dist: float) -> None:
-        numbers = "".join([f"{value:7.2f}" for value in modes])
-        print(f"{title:<24}{numbers}{now:>14.2f}{share_near:>13.0%}{dist:>14.3f}")
+        numbers = "".join([f"{value:6.2f}" for value in modes])
+        print(f"{title:<22}{numbers}{now:>14.2f}{share_near:>13.0%}{dist:>10.3f}")
 
     modes, share_near = mode_coverage(held_out)
     distances = {"floor": max(map(abs, floor)), "blob": energy_distance(blob, held_out)}

@@ -173,7 +173,7 @@ def test_a_mask_that_shows_the_future_is_noticed(monkeypatch):
 
 def test_fifteen_letters_fit_and_sixteen_do_not():
     assert len(rows_of(MODEL, ["a" * 15])) == 16
-    with pytest.raises(IndexError):
+    with pytest.raises(ValueError, match="an id is not one of the rows 0..15"):
         rows_of(MODEL, ["a" * 16])
 
 
