@@ -669,14 +669,14 @@ def report_conclusion(
     if cosines[NONE][-1] >= 0.5 and apart:
         print(f"Untrained, these keep digits apart (cosine below 0.5): {', '.join(apart)}.")
     if gain > 0.05:
-        print("Of its gain over no norm, each rival brings, at its own best rate:")
+        print("Of its gain over no norm, each rival brings, at its own best rate (in this one run;")
+        print("the comments say how far seeds differ):")
         for norm in (CENTRE, FOLDED, SCALE, LAYER):
             print(f"  {norm:<13}{(best[norm] - best[NONE]) / gain:5.0%}")
     high = [norm for norm, scores in results.items() if scores[-1] >= 0.6]
-    print(f"At the rate {RATES[-1]} these reach 0.60: {', '.join(high) or 'none of them'}.")
+    print(f"At the rate {RATES[-1]} these reach 0.60 or more: {', '.join(high) or 'none'}.")
     if numbers["one_class"] < best[BATCH] - 0.1:
-        print(f"The price: in batches of one class its {best[BATCH]:.2f} become", end=" ")
-        print(f"{numbers['one_class']:.2f}.")
+        print(f"The price: in batches of one class its accuracy is {numbers['one_class']:.2f}.")
 
 
 # === APPENDIX: ENGINE (common/engine.py; microautograd.py derives it) ===

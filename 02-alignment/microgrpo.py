@@ -491,10 +491,9 @@ def report_conclusion(numbers: dict[str, float]) -> None:
     )
     print(f"they differ. Before training it was {numbers['accuracy_ref']:.3f}.")
     if abs(group - agree) < 0.1:
-        print("Where the graders agree, the choice between the two baselines matters little.")
+        print("Where the graders agree, the two baselines end close together in this run.")
     elif group > agree:
-        print("So the group mean is ahead even where the graders agree: prompts differ in how")
-        print("hard they are, too.")
+        print("In this run the group mean is ahead even where the graders agree.")
     share = numbers["silent_share"]
     print(
         f"{share:.0%} of the groups agreed: all their answers were right, or all were wrong. They"

@@ -742,16 +742,16 @@ def report_conclusion(
         rewards = [entry["reward"] for entry in free["history"]]
         best = max([mean(rewards[i : i + 4]) for i in range(0, len(rewards), 4)])
         if best > base + 0.5:
-            print(f"On the way it had been as high as {best:.2f}: who stops early wins that, too.")
+            print(f"On the way its mean over 4 iterations had been as high as {best:.2f}.")
     else:
         print(f"Free, the score became {numbers['score_free']:.2f}, the reward {free_reward:.2f}.")
     rows = list(table.values())
     start, rival, tied, limit = [objective(rows[i]) for i in (0, 2, 3, 5)]
     shares_of_limit = [(value - start) / (limit - start) for value in (rival, tied)]
     best_of_4 = (objective(rows[1]) - start) / (limit - start)
-    print("Of the gain in J that was possible from this judge, from equally many names,")
-    print("REINFORCE got {:.0%} and PPO {:.0%}.".format(*shares_of_limit), end=" ")
-    print(f"Best of 4, without any training: {best_of_4:.0%}.")
+    print("Of the gain in J that was possible from this judge, from equally many names and")
+    print("in one run each, REINFORCE got {:.0%} and PPO {:.0%}.".format(*shares_of_limit), end=" ")
+    print(f"Best of 4, untrained: {best_of_4:.0%}.")
 
 
 # === APPENDIX: ENGINE (common/engine.py; microautograd.py derives it) ===

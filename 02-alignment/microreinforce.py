@@ -654,10 +654,10 @@ def report_conclusion(
     if max([abs(noise[part][1]) for part in (PAST, MEAN)]) < 0.2 * signal:
         print("What was taken away held hardly any signal: all these weights point one way.")
     best = noise["total return - best constant"][0] / noise["total return - mean"][0]
-    print(f"The best constant would leave {best:.0%} of the noise that the mean leaves.")
+    print(f"For the total return, the best constant leaves {best:.0%} of the mean's noise.")
     total, total_mean = headline["return_total"], headline["return_total_mean"]
     print(f"Trained with the total return, the pole is held for {total:.0f} steps;")
-    decides = ": one subtraction decides." if total_mean > total + 50.0 else "."
+    decides = ": one subtraction." if total_mean > total + 50.0 else "."
     print(f"with the total return minus its mean, for {total_mean:.0f}{decides}")
     one, each = min(returns["reward-to-go - mean"]), min(returns[step])
     print(
