@@ -669,7 +669,7 @@ def report_conclusion(
     if cosines[NONE][-1] >= 0.5 and apart:
         print(f"Untrained, these keep digits apart (cosine below 0.5): {', '.join(apart)}.")
     if gain > 0.05:
-        print("Of its gain over no norm, each rival brings, at its own best rate (in this one run;")
+        print("Of its gain over no norm, each rival brings, at its own best rate (in one run;")
         print("the comments say how far seeds differ):")
         for norm in (CENTRE, FOLDED, SCALE, LAYER):
             print(f"  {norm:<13}{(best[norm] - best[NONE]) / gain:5.0%}")
