@@ -1,4 +1,4 @@
-"""Contrastive learning teaches an encoder that what its training pairs call the same is the same.
+"""An encoder that learns from pairs puts close together what its pairs say is the same.
 
 An embedding is a vector for a thing, made so that things which belong together lie close together.
 But what belongs together? Nobody writes that down. The training only shows pairs of things that
@@ -267,9 +267,9 @@ class Encoder:
 # two spellings of one name in one batch are pushed apart. Hard negatives, chosen because they are
 # close, are more often false; so text search mines them with care (DPR), and filters them.
 #
-# In production: sentence_transformers.losses.MultipleNegativesSymmetricRankingLoss, with scale = 1
-# / tau (20 by default) and hundreds of pairs or more per batch; the encoder is a transformer whose
-# outputs are averaged over the text.
+# In production: sentence_transformers.losses.MultipleNegativesSymmetricRankingLoss. Its scale is
+# 1 / tau (20 by default), and a batch has hundreds of pairs or more. The encoder is a transformer
+# whose outputs are averaged over the text.
 
 
 def info_nce(anchors: Tensor, positives: Tensor, temperature: float) -> Tensor:
