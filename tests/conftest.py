@@ -6,8 +6,10 @@ import sys
 
 from hypothesis import settings
 
-# Without the heavy libraries the comparisons with them cannot run (tests/run.py --parity can).
-collect_ignore = [] if importlib.util.find_spec("torch") else ["parity"]
+# Without the heavy libraries the comparisons with them cannot run (tests/run.py --parity can), and
+# without Manim the films cannot (tests/run.py --videos).
+NEEDED = {"parity": "torch", "videos": "manim"}
+collect_ignore = [folder for folder, need in NEEDED.items() if not importlib.util.find_spec(need)]
 
 # Scripts are imported straight from their folders; leave no caches beside them.
 sys.dont_write_bytecode = True

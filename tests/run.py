@@ -3,6 +3,8 @@
 
     python3 tests/run.py                     everything but the comparisons with other libraries
     python3 tests/run.py --parity            these too (installs PyTorch; needs Python 3.11)
+    python3 tests/run.py --videos            the animations too (installs Manim; needs Python 3.11
+                                             and the system packages of videos/README.md)
     python3 tests/run.py -k microgpt -x      other arguments go to pytest
 
 The first run makes a virtual environment, .venv-tests/, and installs the pinned requirements.
@@ -30,8 +32,14 @@ STAMP = VENV / "installed.json"  # written last: without it the environment is h
 REQUIREMENTS = {
     "tests": TESTS / "requirements.txt",
     "parity": TESTS / "parity" / "requirements.txt",
+    "videos": ROOT / "videos" / "requirements.txt",
 }
-PROBES = {"tests": "import pytest, xdist, hypothesis, ruff, vermin", "parity": "import torch"}
+PROBES = {
+    "tests": "import pytest, xdist, hypothesis, ruff, vermin",
+    "parity": "import torch",
+    "videos": "import manim",
+}
+EXTRAS = ("parity", "videos")  # --parity, --videos
 MOST_WORKERS = 8
 
 
@@ -99,9 +107,9 @@ def call(command: list, problem: str) -> None:
         raise SystemExit(f"tests/run.py: {problem}")
 
 
-def prepare(parity: bool) -> None:
+def prepare(extras: list[str]) -> None:
     """Make the virtual environment if it is not there, not the right one or broken."""
-    wanted = wanted_stamp(["tests", "parity"] if parity else ["tests"])
+    wanted = wanted_stamp(["tests", *extras])
     found = read_stamp()
     missing = groups_to_install(found, wanted)
     if missing is None or not works([group for group in found if group in PROBES]):
@@ -133,24 +141,26 @@ def prepare(parity: bool) -> None:
 
 def pytest_command(arguments: list[str]) -> list[str]:
     """The call of pytest with our arguments, then those of the command line."""
-    parity = "--parity" in arguments
-    passed_on = [argument for argument in arguments if argument != "--parity"]
+    extras = [extra for extra in EXTRAS if f"--{extra}" in arguments]
+    passed_on = [a for a in arguments if a not in [f"--{extra}" for extra in EXTRAS]]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     workers = 0 if {"--pdb", "--trace"} & set(passed_on) else min(cores or 1, MOST_WORKERS)
     # loadgroup: the tests that share one run of a script meet in one worker.
     command = [str(venv_python()), "-m", "pytest", "-n", str(workers), "--dist=loadgroup"]
-    return [*command, *([] if parity else ["--ignore=tests/parity"]), *passed_on]
+    ignored = [f"--ignore=tests/{extra}" for extra in EXTRAS if extra not in extras]
+    return [*command, *ignored, *passed_on]
 
 
 def main(arguments: list[str]) -> int:
     """Prepare, run pytest, and return its exit status."""
     if sys.version_info < (3, 10):  # noqa: UP036 (said here, since pip would say it worse)
         raise SystemExit("tests/run.py: Python 3.10 or newer is needed.")
-    if "--parity" in arguments and sys.version_info < (3, 11):
-        raise SystemExit("tests/run.py: the libraries of --parity need Python 3.11 or newer.")
+    extras = [extra for extra in EXTRAS if f"--{extra}" in arguments]
+    if extras and sys.version_info < (3, 11):
+        raise SystemExit(f"tests/run.py: --{extras[0]} needs Python 3.11 or newer.")
     try:
         with one_at_a_time():
-            prepare("--parity" in arguments)
+            prepare(extras)
     except KeyboardInterrupt:
         print("\nInterrupted; the next run begins the installation anew.", file=sys.stderr)
         return 130

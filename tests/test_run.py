@@ -69,11 +69,18 @@ def test_a_broken_environment_is_seen(tmp_path: Path, monkeypatch) -> None:
 
 def test_arguments_are_passed_on() -> None:
     command = run.pytest_command(["-k", "microgpt", "-x"])
-    assert command[-4:] == ["--ignore=tests/parity", "-k", "microgpt", "-x"]
+    assert command[-5:] == [
+        *("--ignore=tests/parity", "--ignore=tests/videos"),
+        *("-k", "microgpt", "-x"),
+    ]
     assert "--dist=loadgroup" in command
     assert 1 <= int(command[command.index("-n") + 1]) <= run.MOST_WORKERS
     with_parity = run.pytest_command(["--parity", "-x"])
     assert "--parity" not in with_parity and "--ignore=tests/parity" not in with_parity
+    assert "--ignore=tests/videos" in with_parity
+    with_both = run.pytest_command(["--videos", "--parity", "-k", "videos"])
+    assert with_both[-2:] == ["-k", "videos"]
+    assert not [part for part in with_both if "--" in part and "tests/" in part]
     debugged = run.pytest_command(["--pdb"])
     assert debugged[debugged.index("-n") + 1] == "0"
 
@@ -82,7 +89,7 @@ def test_without_venv_one_sentence_says_what_to_do(tmp_path: Path, monkeypatch) 
     monkeypatch.setattr(run, "STAMP", tmp_path / "installed.json")
     monkeypatch.setattr(run.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SystemExit, match=r"apt install python3\.\d+-venv\)") as problem:
-        run.prepare(parity=False)
+        run.prepare([])
     assert "no venv and no ensurepip" in str(problem.value)
     assert "\n" not in str(problem.value)
 
@@ -109,7 +116,7 @@ def elsewhere(tmp_path: Path, monkeypatch) -> list[list]:
 
 def test_only_the_environment_is_installed_into(elsewhere: list[list]) -> None:
     # A system's own Python may refuse installations (PEP 668); the environment's does not.
-    run.prepare(parity=True)
+    run.prepare(["parity"])
     make, *install = elsewhere
     assert make == [sys.executable, "-m", "venv", run.VENV]
     assert [command[:4] for command in install] == [[run.venv_python(), "-m", "pip", "install"]] * 2
@@ -142,7 +149,7 @@ def test_a_signal_sent_to_it_alone_ends_pytest_too(tmp_path: Path) -> None:
     sleeper = "import pathlib, time; pathlib.Path('started').touch(); time.sleep(60)"
     code = (
         "import signal, sys, run\n"
-        "run.prepare = lambda parity: None\n"
+        "run.prepare = lambda extras: None\n"
         f"run.pytest_command = lambda arguments: [sys.executable, '-c', {sleeper!r}]\n"
         f"run.ROOT = run.Path({str(tmp_path)!r})\n"
         "signal.signal(signal.SIGTERM, run.terminate)\n"
