@@ -289,25 +289,31 @@ def contrast(one: ManimColor, other: ManimColor) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-def behind(scene: Scene, letters: Words) -> ManimColor:
+def grounds(scene: Scene) -> list[tuple[int, tuple, ManimColor, float]]:
+    """Every filled shape in the order of drawing: its place in it, box, colour, opacity; for a
+    text, its place only (opacity 0).
+    """
+    order = [m for top in scene.mobjects for m in top.get_family()]
+    order.sort(key=lambda m: m.z_index)
+    letters = {id(part) for m in order if isinstance(m, Words) for part in m}
+    return [
+        (id(m), box(m), m.get_fill_color(), m.get_fill_opacity())
+        for m in order
+        if isinstance(m, VMobject)
+        and id(m) not in letters
+        and (isinstance(m, Words) or (len(m.points) and m.get_fill_opacity() > 0))
+    ]
+
+
+def behind(letters: Words, shapes: list[tuple[int, tuple, ManimColor, float]]) -> ManimColor:
     """The colour on which a text stands: the shapes drawn before it that contain its middle."""
     result = ManimColor(BACKGROUND)
     x, y, _ = letters.get_center()
-    order = [m for top in scene.mobjects for m in top.get_family()]
-    order.sort(key=lambda m: m.z_index)
-    letter_ids = {id(part) for words in order if isinstance(words, Words) for part in words}
-    for mobject in order:
-        if mobject is letters:
+    for number, (left, right, bottom, top), color, opaque in shapes:
+        if number == id(letters):
             break
-        if (
-            not isinstance(mobject, VMobject)
-            or id(mobject) in letter_ids
-            or not len(mobject.points)
-        ):
-            continue
-        left, right, bottom, top = box(mobject)
-        if left <= x <= right and bottom <= y <= top and mobject.get_fill_opacity() > 0:
-            result = result.interpolate(mobject.get_fill_color(), mobject.get_fill_opacity())
+        if left <= x <= right and bottom <= y <= top:
+            result = result.interpolate(color, opaque)
     return result
 
 
@@ -315,24 +321,23 @@ def complaints(scene: Scene) -> list[str]:
     """What is wrong with the words on this frame."""
     result = []
     seen = texts(scene)
-    for letters in seen:
+    boxes = [box(letters) for letters in seen]
+    shapes = grounds(scene)
+    for letters, (left, right, bottom, top) in zip(seen, boxes):
         name = letters.words
-        left, right, bottom, top = box(letters)
         inside = left >= MARGIN - FRAME_X / 2 and right <= FRAME_X / 2 - MARGIN
         if not (inside and bottom >= 0.15 - FRAME_Y / 2 and top <= FRAME_Y / 2 - 0.15):
-            result.append(
-                f"cut off: {name!r} ({left:.2f} to {right:.2f}, {bottom:.2f} to {top:.2f})"
-            )
+            place = f"{left:.2f} to {right:.2f}, {bottom:.2f} to {top:.2f}"
+            result.append(f"cut off: {name!r} ({place})")
         if letters.font_size < SMALLEST - 0.01:
             result.append(f"too small ({letters.font_size:.1f}): {name!r}")
         shown = ManimColor(letters.family_members_with_points()[0].get_fill_color())
-        ground = behind(scene, letters)
+        ground = behind(letters, shapes)
         seen_color = ground.interpolate(shown, opacity(letters))
         if (ratio := contrast(seen_color, ground)) < 4.5:
             result.append(f"too faint ({ratio:.1f}:1): {name!r}")
-    for i, one in enumerate(seen):
-        for other in seen[i + 1 :]:
-            a, b = box(one), box(other)
+    for i, (one, a) in enumerate(zip(seen, boxes)):
+        for other, b in list(zip(seen, boxes))[i + 1 :]:
             across = min(a[1], b[1]) - max(a[0], b[0])
             upward = min(a[3], b[3]) - max(a[2], b[2])
             if across > 0.02 and upward > 0.02:
