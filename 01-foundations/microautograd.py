@@ -32,6 +32,8 @@ must match), and recomputing instead of storing (microcheckpoint.py).
 A number marked [results: key] is not from this run: it was recorded from a run with one thing
 changed, and stands in results/microautograd.json under that key.
 
+Read first: nothing.
+
 Papers: Linnainmaa, "Taylor expansion of the accumulated rounding error", 1976 (the algorithm is in
 his thesis of 1970). Rumelhart, Hinton & Williams, "Learning representations by back-propagating
 errors", 1986. Griewank & Walther, "Evaluating Derivatives", 2008. Baydin et al., "Automatic

@@ -36,6 +36,8 @@ the gradient of attention stand at the end of the file.
 A number marked [results: ...] is from the record, results/microbert.json in the repository, under
 that key: seed_42 is this run, the other keys are runs with one thing changed.
 
+Read first: microgpt.
+
 Papers: Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers", 2018,
 arXiv:1810.04805. Liu et al., "RoBERTa", 2019, arXiv:1907.11692. Raffel et al., "Exploring the
 Limits of Transfer Learning" (T5), 2019, arXiv:1910.10683. Clark et al., "ELECTRA", 2020,

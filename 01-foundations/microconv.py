@@ -35,6 +35,8 @@ digits were set aside to choose the learning rates).
 A number marked [results: ...] is not from this run: it was recorded from a run with one thing
 changed, and stands in results/microconv.json under that key.
 
+Read first: microautograd.
+
 Papers: Fukushima, "Neocognitron", 1980. LeCun et al., "Gradient-Based Learning Applied to
 Document Recognition", 1998. Krizhevsky et al., "ImageNet Classification with Deep Convolutional
 Neural Networks", 2012. Lin et al., "Network In Network", 2013, arXiv:1312.4400 (global average

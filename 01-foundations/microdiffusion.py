@@ -33,6 +33,8 @@ little, and so draw new ones.
 A number marked [results: ...] is not from this run: it was recorded from a run with one thing
 changed, and stands in results/microdiffusion.json under that key.
 
+Read first: microautograd.
+
 Papers: Sohl-Dickstein et al., "Deep Unsupervised Learning using Nonequilibrium Thermodynamics",
 2015, arXiv:1503.03585. Ho et al., "Denoising Diffusion Probabilistic Models", 2020,
 arXiv:2006.11239 (DDPM). J. Song et al., "Denoising Diffusion Implicit Models", 2020,

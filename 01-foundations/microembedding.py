@@ -33,6 +33,8 @@ were chosen with the test pairs in view.
 A number marked [results: ...] is not from this run: it was recorded from a run with one thing
 changed, and stands in results/microembedding.json under that key.
 
+Read first: microautograd.
+
 Papers: Hadsell, Chopra & LeCun, "Dimensionality Reduction by Learning an Invariant Mapping", 2006
 (pairs, pulled together or pushed apart). van den Oord et al., "Representation Learning with
 Contrastive Predictive Coding", 2018, arXiv:1807.03748 (InfoNCE). Chen et al., "A Simple Framework

@@ -34,6 +34,8 @@ subject.
 A number marked [results: ...] is not from this run: it was recorded from a run with one thing
 changed, and stands in results/microgan.json under that key.
 
+Read first: microautograd.
+
 Papers: Goodfellow et al., "Generative Adversarial Networks", 2014, arXiv:1406.2661. Mescheder,
 Geiger & Nowozin, "Which Training Methods for GANs do actually Converge?", 2018, arXiv:1801.04406
 (R1, and the game with two numbers, the Dirac-GAN). Roth et al., "Stabilizing Training of

@@ -37,6 +37,8 @@ of the file, complete, and can be taken on trust at first.
 A number marked [results: ...] is not from this run: it was recorded from a run with one thing
 changed, and stands in results/microgpt.json under that key.
 
+Read first: microautograd.
+
 Papers: Shannon, "Prediction and Entropy of Printed English", 1951. Kneser & Ney, "Improved
 Backing-off for M-gram Language Modeling", 1995. Bengio et al., "A Neural
 Probabilistic Language Model", 2003. Vaswani et al., "Attention Is All You Need", 2017,

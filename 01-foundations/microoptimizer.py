@@ -34,6 +34,7 @@ noise, not how they find their way among the minima of a deep network.
 A number marked [results: ...] is not from this run: it was recorded from a run with one thing
 changed, and is kept in results/microoptimizer.json under that key.
 
+Read first: microautograd.
 Papers: Polyak, "Some methods of speeding up the convergence of iteration methods", 1964
 (momentum). Hinton, "Neural Networks for Machine Learning", lecture 6, 2012 (RMSProp). Kingma & Ba,
 "Adam: A Method for Stochastic Optimization", 2014, arXiv:1412.6980. Loshchilov & Hutter,

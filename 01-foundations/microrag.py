@@ -34,6 +34,8 @@ a model that was trained on other text before; declining to answer.
 
 A number marked [results: ...] was recorded from another run, with one thing changed.
 
+Read first: microembedding, microgpt.
+
 Papers: Robertson & Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond", 2009.
 Karpukhin et al., "Dense Passage Retrieval", 2020, arXiv:2004.04906. Cormack et al., "Reciprocal
 Rank Fusion", 2009. See et al., "Get To The Point: Summarization with Pointer-Generator Networks",

@@ -40,6 +40,8 @@ The engine stands at the end of the file and is microautograd's subject.
 A number marked [results: ...] is not from this run: it was recorded from a run with one thing
 changed, and stands in results/micrornn.json under that key.
 
+Read first: microautograd.
+
 Papers: Elman, "Finding Structure in Time", 1990. Bengio, Simard & Frasconi, "Learning Long-Term
 Dependencies with Gradient Descent is Difficult", 1994. Hochreiter & Schmidhuber, "Long Short-Term
 Memory", 1997. Gers, Schmidhuber & Cummins, "Learning to Forget", 2000. Bengio et al., "Curriculum

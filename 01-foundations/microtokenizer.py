@@ -37,6 +37,8 @@ Kneser-Ney, stands in the first appendix.
 A number marked [results: ...] is not from this run: it was recorded from a run with one thing
 changed, and stands in results/microtokenizer.json under that key.
 
+Read first: nothing.
+
 Papers: Gage, "A New Algorithm for Data Compression", 1994. Sennrich et al., "Neural Machine
 Translation of Rare Words with Subword Units", 2015, arXiv:1508.07909. Radford et al., "Language
 Models are Unsupervised Multitask Learners" (GPT-2), 2019: merges over bytes; the pattern that

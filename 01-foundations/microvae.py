@@ -40,6 +40,8 @@ higher likelihood (tests/test_microvae.py fits one).
 A number marked [results: key] is not from this run: it was recorded from a run with one thing
 changed, and stands in results/microvae.json under that key.
 
+Read first: microautograd.
+
 Papers: Kingma & Welling, "Auto-Encoding Variational Bayes", 2013, arXiv:1312.6114. Rezende et
 al., "Stochastic Backpropagation and Approximate Inference in Deep Generative Models", 2014,
 arXiv:1401.4082 (the same idea at the same time). Burda et al., "Importance Weighted

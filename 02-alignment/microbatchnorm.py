@@ -32,6 +32,8 @@ tries them); training with small batches; and batch renormalisation, which was m
 A number marked [results: ...] is not from this run: it was recorded from a run with one thing
 changed, and stands in results/microbatchnorm.json under that key.
 
+Read first: microautograd.
+
 Papers: Ioffe & Szegedy, "Batch Normalization", 2015, arXiv:1502.03167. Santurkar et al., "How Does
 Batch Normalization Help Optimization?", 2018, arXiv:1805.11604. Bjorck et al., "Understanding
 Batch Normalization", 2018, arXiv:1806.02375. Daneshmand et al., "Batch Normalization Provably

@@ -40,6 +40,8 @@ judged one by one, SimPO with mean log-probabilities per symbol and without a re
 A number marked [results: ...] is not from this run: it was recorded from a run with one thing
 changed, and stands in results/microdpo.json under that key.
 
+Read first: microgpt.
+
 Papers: Bradley & Terry, "Rank Analysis of Incomplete Block Designs: I", 1952. Christiano et al.,
 "Deep Reinforcement Learning from Human Preferences", 2017, arXiv:1706.03741. Rafailov et al.,
 "Direct Preference Optimization: Your Language Model is Secretly a Reward Model", 2023,

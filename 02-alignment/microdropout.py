@@ -30,6 +30,8 @@ turned as further examples.
 A number marked [results: ...] is not from this run: it was recorded from a run with one thing
 changed (seed_1 has SEED = 1), and stands in results/microdropout.json under that key.
 
+Read first: microautograd.
+
 Papers: Hinton et al., "Improving neural networks by preventing co-adaptation of feature
 detectors", 2012, arXiv:1207.0580. Srivastava et al., "Dropout: A Simple Way to Prevent Neural
 Networks from Overfitting", 2014, JMLR 15. Wager et al., "Dropout Training as Adaptive

@@ -34,6 +34,8 @@ ratio per answer), and answers that reason at length, for which the method becam
 A number marked [results: ...] is not from this run: it was recorded from a run with one thing
 changed, and stands in results/microgrpo.json under that key.
 
+Read first: microppo.
+
 Papers: Williams, "Simple statistical gradient-following algorithms for connectionist reinforcement
 learning", 1992. Schulman et al., "Proximal Policy Optimization Algorithms", 2017,
 arXiv:1707.06347. Kool et al., "Buy 4 REINFORCE Samples, Get a Baseline for Free!", 2019. Schulman,

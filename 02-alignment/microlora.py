@@ -24,13 +24,14 @@ rank           r              how many numbers: 2 here, often 8 to 64 elsewhere 
 scaling        alpha / r      factor of the product; 1 here                      a number
 update()       Delta W        scaling * B A, what is added to W_0                [out][in]
 
-Left out: a base in 4 bits (microqlora), dropout on the adapter's input, and LoRA's descendants
-(rsLoRA divides alpha by sqrt(r) instead of r; DoRA trains lengths and directions in W apart from
-each other). And size: what holds for 4,192 numbers and 64 names need not hold for billions.
+Left out: a base in 4 bits (microqlora), dropout on the adapter's input, LoRA's descendants (rsLoRA
+divides alpha by sqrt(r), not r; DoRA trains lengths and directions in W apart), and size: what
+holds for 4,192 numbers and 64 names need not hold for billions.
 
 A number marked [results: ...] is not from this run: it was recorded from a run with one thing
 changed (seed_1: the seed), and stands in results/microlora.json under that key.
 
+Read first: microgpt.
 Papers: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021, arXiv:2106.09685.
 Aghajanyan et al., "Intrinsic Dimensionality Explains the Effectiveness of Language Model
 Fine-Tuning", 2020, arXiv:2012.13255. Wortsman et al., "Robust fine-tuning of zero-shot models",

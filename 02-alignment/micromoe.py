@@ -30,6 +30,8 @@ keep improving memory, while the gain in reasoning levels off.)
 A number marked [results: ...] is not from this run: it was recorded from a run with one thing
 changed, such as the seed, and stands in results/micromoe.json under that key.
 
+Read first: microautograd.
+
 Papers: Shazeer et al., "Outrageously Large Neural Networks", 2017, arXiv:1701.06538. Fedus et al.,
 "Switch Transformers", 2021, arXiv:2101.03961. Roller et al., "Hash Layers For Large Sparse
 Models", 2021, arXiv:2106.04426. Jiang et al., "Mixtral of Experts", 2024, arXiv:2401.04088. Wang et

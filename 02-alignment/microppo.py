@@ -37,6 +37,8 @@ as in InstructGPT), ensembles of judges, and control of beta while training.
 A number marked [results: ...] is not from this run: it was recorded from a run with some constants
 or one function changed, and stands in results/microppo.json under that key.
 
+Read first: microreinforce, microdpo.
+
 Papers: Williams, "Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement
 Learning", 1992. Schulman et al., 2015, arXiv:1506.02438 (GAE). Schulman et al., "Proximal Policy
 Optimization Algorithms", 2017, arXiv:1707.06347. Stiennon et al., "Learning to Summarize from Human

@@ -31,6 +31,8 @@ having; it shows what the method does to the losses.
 A number marked [results: ...] is not from this run: it was recorded from a run with one thing
 changed, and stands in results/microqlora.json under that key.
 
+Read first: microlora.
+
 Papers: Dettmers et al., "QLoRA: Efficient Finetuning of Quantized LLMs", 2023, arXiv:2305.14314.
 Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021, arXiv:2106.09685. Dettmers
 et al., "8-bit Optimizers via Block-wise Quantization", 2021, arXiv:2110.02861. Yoshida, "NF4 Isn't

@@ -38,6 +38,8 @@ A number marked [results: ...] was recorded, from this run (seed_42) or from one
 changed (another seed, or one constant or function), and stands in results/microreinforce.json
 under that key.
 
+Read first: microautograd.
+
 Papers: Barto, Sutton & Anderson, "Neuronlike Adaptive Elements That Can Solve Difficult Learning
 Control Problems", 1983 (the cart and the pole). Williams, "Simple Statistical Gradient-Following
 Algorithms for Connectionist Reinforcement Learning", 1992 (REINFORCE). Sutton et al., "Policy

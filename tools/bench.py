@@ -445,13 +445,13 @@ class MarkerMissing(Exception):
     """A README without its place for a table."""
 
 
-def put_between(text: str, name: str, body: str, where: str) -> str:
+def put_between(text: str, name: str, body: str, where: str, kind: str = "bench") -> str:
     """Replace what stands between <!-- bench:name --> and <!-- /bench:name -->, and nothing else.
 
     >>> put_between("a <!-- bench:x -->old<!-- /bench:x --> b", "x", "new", "README.md")
     'a <!-- bench:x -->\\nnew\\n<!-- /bench:x --> b'
     """
-    first, last = f"<!-- bench:{name} -->", f"<!-- /bench:{name} -->"
+    first, last = f"<!-- {kind}:{name} -->", f"<!-- /{kind}:{name} -->"
     for marker in (first, last):
         count = text.count(marker)
         if count != 1:
