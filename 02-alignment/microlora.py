@@ -24,9 +24,8 @@ rank           r              how many numbers: 2 here, often 8 to 64 elsewhere 
 scaling        alpha / r      factor of the product; 1 here                      a number
 update()       Delta W        scaling * B A, what is added to W_0                [out][in]
 
-Left out: a base in 4 bits (microqlora), dropout on the adapter's input, LoRA's descendants (rsLoRA
-divides alpha by sqrt(r), not r; DoRA trains lengths and directions in W apart), and size: what
-holds for 4,192 numbers and 64 names need not hold for billions.
+Left out: a base in 4 bits (microqlora), dropout on the adapter's input, rsLoRA (alpha / sqrt(r)),
+DoRA, and size: what holds for 4,192 numbers and 64 names need not hold for billions.
 
 A number marked [results: ...] is not from this run: it was recorded from a run with one thing
 changed (seed_1: the seed), and stands in results/microlora.json under that key.
