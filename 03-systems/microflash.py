@@ -1,0 +1,1142 @@
+"""FlashAttention computes exact attention and exact gradients without storing the N x N weights.
+
+In ordinary attention every row compares its query with the keys of all rows before it. This makes
+a matrix of N x N scores and one of N x N weights, and both are kept for the backward pass. On a
+GPU they do not fit into the small fast memory beside the arithmetic units. So they are written to
+the large slow memory and read back several times, and the units wait for them.
+
+FlashAttention cuts the matrix into square tiles, small enough for the fast memory, and uses up each
+tile at once. The softmax of a row needs all of its scores, though, and a tile holds only some of
+them. The way out is a summary of the scores seen so far, which can be merged with the summary of
+further scores. The backward pass computes the weights again, tile by tile, instead of loading them.
+
+The run checks that outputs and gradients agree with ordinary attention, trains the same model once
+with each, and lets the trained model answer questions. Then it counts every number that moves
+between the two memories. Look at three things: how the words moved depend on the size of the tiles,
+and how far they are from the least possible; how traffic and memory grow with N; and which of the
+two is still quadratic.
+
+What pure Python can show is counted words and measured memory. It cannot show the gain in time:
+the interpreter takes far longer than the memory does, and here both ways take about equally long.
+
+In the code      In the papers   Meaning                                            Shape
+q, k, v          Q, K, V         queries, keys, values of one attention head        [N][d]
+scores           S               q_i . k_j / sqrt(d)                                [N][N]
+weights          P               softmax of each row of scores                      [N][N]
+out              O               weights times values                               [N][d]
+(m, l, o)        (m, l, O)       a summary: largest score, sum, weighted sum        1, 1, [d]
+lse              L               log-sum-exp of each row of scores, m + log l       [N]
+delta            D               dot product of each row of d_out and of out        [N]
+block            B_r = B_c       rows and columns of a tile                         a number
+d_x              dX              gradient of the loss with respect to x             as x
+
+Left out: attention that is not causal, tiles that are not square, dropout, several heads (each is
+a problem of its own), low precision, and what a GPU kernel does to keep its units busy.
+
+Papers: Milakov & Gimelshein, "Online normalizer calculation for softmax", 2018, arXiv:1805.02867.
+Rabe & Staats, "Self-attention Does Not Need O(n^2) Memory", 2021, arXiv:2112.05682. Dao et al.,
+"FlashAttention: Fast and Memory-Efficient Exact Attention with IO-Awareness", 2022,
+arXiv:2205.14135. Dao, "FlashAttention-2", 2023, arXiv:2307.08691, whose loop order we follow.
+Shah et al., "FlashAttention-3", 2024, arXiv:2407.08608.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+import tracemalloc
+from collections.abc import Callable, Sequence
+from functools import reduce
+from math import exp, log
+from operator import add, mul, sub
+
+# === CONSTANTS ===
+
+SEED = 42
+FAST_WORDS = 4096  # numbers that the fast memory can hold (a GPU's holds some 50,000)
+HEAD_DIM = 8  # d, columns of q, k and v in the measurements
+BLOCKS = (1, 8, 16, 32, 64)  # rows of a tile, to be compared
+BLOCK = 32  # rows of a tile where growth is measured: the largest of these that fits
+COMPARE_LENGTH = 256  # N where tile sizes are compared
+LENGTHS = (64, 128, 256, 512)  # N where growth is measured
+CHECK_LENGTH = 100  # N of the exactness check: the last tile is not full
+
+WIDTH = 16  # entries of a vector in the model that is trained
+TRAIN_BLOCK = 16  # rows of a tile in training: 52 rows make three full tiles and a rest of 4
+NUM_STEPS = 240  # one phone book each
+LEARNING_RATE = 0.02  # at the first step; it falls to 0 in a straight line
+NUM_TEST = 20  # new phone books, 26 questions each
+NUM_PARTS = 4  # into which the cache is cut for answering
+
+# === ONLINE SOFTMAX: SUMMARISE AND MERGE ===
+
+# The output of one query is a weighted mean of values: out = sum_j exp(s_j) v_j / sum_j exp(s_j).
+# exp overflows above 709 in Python's floats (above 88 in float32, above 11 in float16), so the
+# largest score is subtracted first. It cancels in the fraction. But the largest of *all* scores is
+# known only at the end. A summary therefore carries the largest score seen so far:
+#
+#     m = max_j s_j        l = sum_j exp(s_j - m)        o = sum_j exp(s_j - m) v_j
+#
+# An example with the scores 1, 3, 2 and the values 10, 20, 30, when 2 arrives after 1 and 3:
+#
+#     scores 1, 3    m = 3    l = exp(-2) + exp(0) = 1.135    o = 10 exp(-2) + 20 exp(0) = 21.35
+#     score  2       m = 2    l = 1                           o = 30
+#     together       m = 3    l = 1.135 + 1 exp(2 - 3) = 1.503    o = 21.35 + 30 exp(-1) = 32.39
+#
+# The second summary is measured from 2, the first from 3: it is rescaled by exp(2 - 3) and added.
+# The output is o / l = 32.39 / 1.503 = 21.55, as from all three scores at once. merge gives the
+# same in any order and grouping, up to rounding: tiles may come one after another (training) or
+# be worked on at the same time and merged later (decoding).
+#
+# A separate first pass for the maximum would avoid the rescaling, but it must load every key and
+# compute every score twice. Rescaling costs one exp and d multiplications per row and tile.
+
+Summary = tuple[float, float, list[float]]
+
+
+def summarise(scores: Sequence[float], values: Sequence[Sequence[float]]) -> Summary:
+    """Scores [n] of one query and their values [n][d] -> (m, l, o [d]).
+
+    >>> m, l, o = summarise([1, 3, 2], [[10], [20], [30]])
+    >>> m, round(l, 3), round(o[0] / l, 2)
+    (3, 1.503, 21.55)
+    """
+    m = max(scores)
+    exponentials = [exp(score - m) for score in scores]
+    return m, sum(exponentials), [dot(exponentials, column) for column in zip(*values)]
+
+
+def merge(a: Summary, b: Summary) -> Summary:
+    """The summary of two groups of scores, from the summary of each.
+
+    >>> m, l, o = merge(summarise([1, 3], [[10], [20]]), summarise([2], [[30]]))
+    >>> m, round(l, 3), round(o[0] / l, 2)
+    (3, 1.503, 21.55)
+    """
+    (m_a, l_a, o_a), (m_b, l_b, o_b) = a, b
+    m = max(m_a, m_b)
+    # One of the two factors is exp(0) = 1, the other at most 1: nothing can overflow.
+    factor_a, factor_b = exp(m_a - m), exp(m_b - m)
+    o = [x * factor_a + y * factor_b for x, y in zip(o_a, o_b)]
+    return m, l_a * factor_a + l_b * factor_b, o
+
+
+def no_scores(width: int) -> Summary:
+    """The summary of nothing. merge leaves the other side as it is, since exp(-inf) is 0."""
+    return -math.inf, 0.0, [0.0] * width
+
+
+# === TWO MEMORIES, AND ORDINARY ATTENTION ===
+
+# A matrix lives in slow memory. To be computed with, it is loaded; a result that must last is
+# stored. A word is one number. The class counts words and checks what a function says that it
+# holds. Capacity is declared, not enforced: Python cannot stop a function from keeping a list that
+# it did not declare. What a function really keeps, tracemalloc measures at the end.
+
+
+class TwoMemories:
+    """Counts the words that are moved between slow and fast memory."""
+
+    def __init__(self, capacity: float = math.inf) -> None:
+        self.capacity = capacity  # words of fast memory
+        self.moved = 0  # words loaded and stored so far
+        self.most_held = 0  # the most words that were held in fast memory at once
+
+    def load(self, *arrays: list) -> None:
+        self.moved += count_words(arrays)
+
+    store = load  # a word costs the same in both directions
+
+    def hold(self, *arrays: Sequence) -> None:
+        """Say what is in fast memory now."""
+        words = count_words(arrays)
+        if words > self.capacity:
+            raise MemoryError(f"{words:,} words in a fast memory of {self.capacity:,}")
+        self.most_held = max(self.most_held, words)
+
+
+# Ordinary attention is a sequence of library calls, each of which loads its inputs and stores its
+# output. We count kindly: inside a call fast memory is unlimited, each input is loaded only once,
+# and only the triangle up to the diagonal exists (row i has i + 1 scores). A library that fills the
+# square and then masks it moves twice as much.
+
+
+def ordinary_forward(
+    q: list[list[float]], k: list[list[float]], v: list[list[float]], memory: TwoMemories
+) -> tuple[list[list[float]], list[list[float]]]:
+    """Causal attention of one head -> out [N][d], and the weights (row i has i + 1 of them)."""
+    scale = len(q[0]) ** -0.5
+    memory.load(q, k)
+    scores = [[dot(query, key) * scale for key in k[: i + 1]] for i, query in enumerate(q)]
+    memory.store(scores)
+
+    memory.load(scores)
+    weights = [softmax_row(row) for row in scores]
+    memory.store(weights)
+
+    memory.load(weights, v)
+    out = triangle_times(weights, v)
+    memory.store(out)
+    return out, weights
+
+
+# === FLASH FORWARD ===
+
+# For each tile of queries, the tiles of keys and values pass by, and every query merges what it
+# meets into its summary. With N = 96 and tiles of 32 rows, the scores make nine tiles of three
+# kinds:
+#
+#     queries \ keys    0-31      32-63     64-95
+#      0-31             diagonal  skipped   skipped       full: every query reads every key
+#     32-63             full      diagonal  skipped       diagonal: query i reads the keys up to i
+#     64-95             full      full      diagonal      skipped: never loaded, never computed
+#
+# Every query meets at least the key of its own row in a diagonal tile, so no summary stays empty.
+# Only at the end is o divided by l, once per row (FlashAttention-2; the first version divided after
+# every tile). What is kept for the backward pass is out and one number per row, lse = m + log l,
+# instead of the N x N weights: exp(score - lse) = exp(score - m) / l is the weight.
+
+
+def tiles(length: int, block: int) -> list[range]:
+    """Cut rows 0..length-1 into blocks.
+
+    >>> tiles(5, 2)
+    [range(0, 2), range(2, 4), range(4, 5)]
+    """
+    return [range(i, min(i + block, length)) for i in range(0, length, block)]
+
+
+def num_visible(row: int, columns: range) -> int:
+    """How many of the tile's keys the query of this row may read: those up to its own place."""
+    return max(0, min(columns.stop, row + 1) - columns.start)
+
+
+def flash_forward(
+    q: list[list[float]],
+    k: list[list[float]],
+    v: list[list[float]],
+    block: int,
+    memory: TwoMemories,
+) -> tuple[list[list[float]], list[float]]:
+    """Causal attention of one head, tile by tile -> out [N][d], lse [N].
+
+    Dao, "FlashAttention-2", 2023, algorithm 1.
+    """
+    scale = len(q[0]) ** -0.5
+    out, lse = [], []
+    for rows in tiles(len(q), block):
+        q_tile = q[rows.start : rows.stop]
+        memory.load(q_tile)
+        summaries = [no_scores(len(v[0])) for _ in rows]
+        for columns in tiles(len(k), block):
+            if columns.start >= rows.stop:
+                break  # skipped: the whole tile lies in the future
+            k_tile, v_tile = k[columns.start : columns.stop], v[columns.start : columns.stop]
+            memory.load(k_tile, v_tile)
+            scores = []
+            for row, query in zip(rows, q_tile):
+                keys = k_tile[: num_visible(row, columns)]
+                scores.append([dot(query, key) * scale for key in keys])
+            memory.hold(q_tile, k_tile, v_tile, scores, *zip(*summaries))
+            summaries = [
+                merge(summary, summarise(row_scores, v_tile[: len(row_scores)]))
+                for summary, row_scores in zip(summaries, scores)
+            ]
+        out_tile = [[x / l for x in o] for _, l, o in summaries]
+        lse_tile = [m + log(l) for m, l, _ in summaries]
+        memory.store(out_tile, lse_tile)
+        out += out_tile
+        lse += lse_tile
+    return out, lse
+
+
+# === BACKWARD, BOTH WAYS ===
+
+# Write P for the weights, S for the scores, scale for 1 / sqrt(d). Two matrix products lead from
+# d_out to values and weights, and two more from d_scores to queries and keys:
+#
+#     out = P V            d_V = P^T d_out            d_P = d_out V^T
+#     S = scale Q K^T      d_Q = scale d_S K          d_K = scale d_S^T Q
+#
+# Between them is the softmax of each row. Its derivative is dP_ik / dS_ij = P_ik ([k = j] - P_ij),
+# with [k = j] = 1 where k is j and 0 elsewhere. Summed over all paths from S_ij to the loss:
+#
+#     d_S_ij = sum_k d_P_ik P_ik ([k = j] - P_ij) = P_ij (d_P_ij - D_i)      D_i = sum_k P_ik d_P_ik
+#
+# With weights (0.5, 0.3, 0.2) and d_P = (1, 2, 4): D = 0.5 + 0.6 + 0.8 = 1.9, and d_S = (0.5 * -0.9,
+# 0.3 * 0.1, 0.2 * 2.1) = (-0.45, 0.03, 0.42). It sums to 0: raising all scores alike changes
+# nothing.
+#
+# D is the difficulty for tiles: it is a sum over the whole row, needed before the first tile of
+# the row can be finished. Taken literally, it costs an additional sweep over all tiles. But
+#
+#     sum_k P_ik d_P_ik = sum_k P_ik (d_out_i . v_k) = d_out_i . (sum_k P_ik v_k) = d_out_i . out_i
+#
+# so it is a dot product of two rows that are known. N numbers, computed before the sweep begins.
+
+
+def softmax_backward(weights: list[float], d_weights: list[float], delta: float) -> list[float]:
+    """One row, or a part of it: d_scores from weights, d_weights and the row's delta = D_i.
+
+    >>> [round(d, 2) for d in softmax_backward([0.5, 0.3, 0.2], [1, 2, 4], 1.9)]
+    [-0.45, 0.03, 0.42]
+    """
+    return [weight * (d - delta) for weight, d in zip(weights, d_weights)]
+
+
+def ordinary_backward(
+    q: list[list[float]],
+    k: list[list[float]],
+    v: list[list[float]],
+    weights: list[list[float]],
+    d_out: list[list[float]],
+    memory: TwoMemories,
+) -> tuple[list[list[float]], list[list[float]], list[list[float]]]:
+    """The gradients (d_q, d_k, d_v), with the weights loaded from slow memory."""
+    scale = len(q[0]) ** -0.5
+    memory.load(weights, d_out)
+    d_v = transposed_triangle_times(weights, d_out)
+    memory.store(d_v)
+
+    memory.load(d_out, v)
+    d_weights = [[dot(d, value) for value in v[: i + 1]] for i, d in enumerate(d_out)]
+    memory.store(d_weights)
+
+    memory.load(weights, d_weights)
+    d_scores = [softmax_backward(p, d, dot(p, d)) for p, d in zip(weights, d_weights)]
+    memory.store(d_scores)
+
+    memory.load(d_scores, k)
+    d_q = scaled(triangle_times(d_scores, k), scale)
+    memory.store(d_q)
+
+    memory.load(d_scores, q)
+    d_k = scaled(transposed_triangle_times(d_scores, q), scale)
+    memory.store(d_k)
+    return d_q, d_k, d_v
+
+
+# Flash: now a tile of keys stays, and the tiles of queries pass by, so that d_k and d_v can grow in
+# fast memory. d_q cannot: each of its rows gets a part from every tile of keys, so it is loaded,
+# added to and stored each time. (On a GPU several units do this at once, with atomic additions, so
+# the order of the sum, and with it the last bits, may differ from run to run.)
+
+
+def row_deltas(out: list[list[float]], d_out: list[list[float]]) -> list[float]:
+    """D of every row: the mean of its d_weights, weighted by its weights."""
+    return [dot(o, d) for o, d in zip(out, d_out)]
+
+
+def tile_weights(
+    q_tile: list[list[float]],
+    k_tile: list[list[float]],
+    lse_tile: list[float],
+    rows: range,
+    columns: range,
+) -> list[list[float]]:
+    """Compute the weights of one tile again: exp(score - lse), and 0 where a query may not read."""
+    scale = len(q_tile[0]) ** -0.5
+    weights = []
+    for row, query, total in zip(rows, q_tile, lse_tile):
+        keys = k_tile[: num_visible(row, columns)]
+        visible = [exp(dot(query, key) * scale - total) for key in keys]
+        weights.append(visible + [0.0] * (len(columns) - len(visible)))
+    return weights
+
+
+def flash_backward(
+    q: list[list[float]],
+    k: list[list[float]],
+    v: list[list[float]],
+    out: list[list[float]],
+    lse: list[float],
+    d_out: list[list[float]],
+    block: int,
+    memory: TwoMemories,
+) -> tuple[list[list[float]], list[list[float]], list[list[float]]]:
+    """The gradients (d_q, d_k, d_v), tile by tile. Dao, "FlashAttention-2", 2023, algorithm 2."""
+    scale = len(q[0]) ** -0.5
+    memory.load(out, d_out)
+    delta = row_deltas(out, d_out)
+    d_q, d_k, d_v = [[[0.0] * len(x[0]) for _ in x] for x in (q, k, v)]
+    memory.store(delta, d_q)
+    for columns in tiles(len(k), block):
+        keys = slice(columns.start, columns.stop)
+        memory.load(k[keys], v[keys])
+        for rows in tiles(len(q), block):
+            if rows.stop <= columns.start:
+                continue  # skipped: no query of this tile reads these keys
+            queries = slice(rows.start, rows.stop)
+            parts = [x[queries] for x in (q, d_out, lse, delta, d_q)]
+            memory.load(*parts)
+            q_tile, d_out_tile, lse_tile, delta_tile, d_q_tile = parts
+
+            weights = tile_weights(q_tile, k[keys], lse_tile, rows, columns)
+            d_weights = [[dot(d, value) for value in v[keys]] for d in d_out_tile]
+            d_scores = list(map(softmax_backward, weights, d_weights, delta_tile))
+            memory.hold(k[keys], v[keys], d_k[keys], d_v[keys], *parts, weights, d_scores)
+
+            d_v[keys] = add_matrices(d_v[keys], matmul(transpose(weights), d_out_tile))
+            d_k[keys] = add_matrices(d_k[keys], scaled(matmul(transpose(d_scores), q_tile), scale))
+            d_q[queries] = add_matrices(d_q_tile, scaled(matmul(d_scores, k[keys]), scale))
+            memory.store(d_q[queries])
+        memory.store(d_k[keys], d_v[keys])
+    return d_q, d_k, d_v
+
+
+# === TRAINING, BOTH WAYS ===
+
+# To see that exact gradients are enough, the same model is trained twice, from the same start and
+# on the same data, once with each attention. The task is a phone book: 26 letters, each with a
+# digit, in random order, and then 26 questions: which digit did this letter have? A new book is
+# drawn at every step, so the answer can only be read from the rows above. Chance is 1 in 10.
+# The model is as small as it can be: one attention head, no MLP, and no positions, since the order
+# of a phone book does not matter.
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+UNKNOWN = 10  # stands in a question where an entry has its digit
+
+
+def new_book(rng: random.Random) -> tuple[list[int], list[int], list[int]]:
+    """26 entries and 26 questions -> letters [52], digits [52], and the 26 answers."""
+    digits = [rng.randrange(10) for _ in LETTERS]  # digits[i] belongs to letter i
+    entries = rng.sample(range(26), 26)
+    questions = rng.sample(range(26), 26)
+    letters = entries + questions
+    return letters, [digits[i] for i in entries] + [UNKNOWN] * 26, [digits[i] for i in questions]
+
+
+class Reader:
+    """One causal attention head between two embeddings and a layer of logits."""
+
+    def __init__(self, rng: random.Random) -> None:
+        def matrix(rows: int, spread: float) -> Tensor:
+            return Tensor([[rng.gauss(0.0, spread) for _ in range(WIDTH)] for _ in range(rows)])
+
+        self.letter_embedding = matrix(26, 0.5)
+        self.digit_embedding = matrix(11, 0.5)
+        # With standard deviation WIDTH^-0.5 a layer's outputs are as large as its inputs.
+        self.query = matrix(WIDTH, WIDTH**-0.5)
+        self.key = matrix(WIDTH, WIDTH**-0.5)
+        self.value = matrix(WIDTH, WIDTH**-0.5)
+        self.attention_out = matrix(WIDTH, WIDTH**-0.5)
+        self.to_logits = matrix(10, WIDTH**-0.5)
+
+    def parameters(self) -> list[Tensor]:
+        return list(vars(self).values())
+
+    def forward(self, letters: Sequence[int], digits: Sequence[int], attend: Callable) -> Tensor:
+        """N rows, each a letter and its digit (or UNKNOWN) -> logits [N][10] for the digit."""
+        x = embedding(self.letter_embedding, letters) + embedding(self.digit_embedding, digits)
+        x = rms_norm(x)
+        q, k, v = [linear(x, weight) for weight in (self.query, self.key, self.value)]
+        x = x + linear(attend(q, k, v), self.attention_out)
+        return linear(x, self.to_logits)
+
+
+# In production: torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True). It runs a
+# fused kernel where one applies, and otherwise, without a word, the ordinary way. PyTorch's flash
+# kernel wants a GPU, float16 or bfloat16 and no mask but the causal one; asking nn.MultiheadAttention
+# for the weights (need_weights=True, its default) also rules it out. Inside
+# torch.nn.attention.sdpa_kernel(SDPBackend.FLASH_ATTENTION) there is an error instead of a
+# substitute. FlexAttention compiles a fused kernel for a mask of your own.
+
+
+def ordinary_attention(q: Tensor, k: Tensor, v: Tensor, memory: TwoMemories) -> Tensor:
+    """The engine's operation: [N][d] each -> [N][d]. The weights live until backward."""
+    out, weights = ordinary_forward(q.data, k.data, v.data, memory)
+
+    def pass_back(d_out: list[list[float]]) -> tuple:
+        return ordinary_backward(q.data, k.data, v.data, weights, d_out, memory)
+
+    return Tensor(out, (q, k, v), pass_back)
+
+
+def flash_attention(q: Tensor, k: Tensor, v: Tensor, block: int, memory: TwoMemories) -> Tensor:
+    """The same operation. Only out and lse live until backward."""
+    out, lse = flash_forward(q.data, k.data, v.data, block, memory)
+
+    def pass_back(d_out: list[list[float]]) -> tuple:
+        return flash_backward(q.data, k.data, v.data, out, lse, d_out, block, memory)
+
+    return Tensor(out, (q, k, v), pass_back)
+
+
+def train() -> tuple[Reader, float, list[float]]:
+    """Train two readers on the same books, one with each attention -> the flash reader, the largest
+    difference between their losses at any step, and the losses.
+    """
+    memory = TwoMemories(FAST_WORDS)
+    attends = (
+        lambda q, k, v: ordinary_attention(q, k, v, TwoMemories()),
+        lambda q, k, v: flash_attention(q, k, v, TRAIN_BLOCK, memory),
+    )
+    readers = [Reader(random.Random(SEED)) for _ in attends]
+    optimizers = [Adam(reader.parameters(), betas=(0.9, 0.99)) for reader in readers]
+    rng = random.Random(SEED + 1)
+    gaps, flash_losses = [], []
+    for step in range(1, NUM_STEPS + 1):
+        letters, digits, answers = new_book(rng)
+        losses = []
+        for reader, attend, optimizer in zip(readers, attends, optimizers):
+            logits = reader.forward(letters, digits, attend)
+            # Only the questions count: row 26 and after.
+            loss = cross_entropy(rows_from(logits, 26), answers)
+            loss.backward()
+            optimizer.step(LEARNING_RATE * (1.0 - (step - 1) / NUM_STEPS))
+            losses.append(loss.item())
+        gaps.append(abs(losses[0] - losses[1]))
+        flash_losses.append(losses[1])
+        if step % 20 == 0:
+            both = f"ordinary {losses[0]:.6f} | flash {losses[1]:.6f}"
+            print(f"step {step:4d}/{NUM_STEPS} | {both}", flush=True)
+    return readers[1], max(gaps), flash_losses
+
+
+# === DECODING: THE SAME MERGE ===
+
+# A trained model answers one row at a time: its query reads the keys and values of all rows before,
+# which are kept (the KV cache). Now there is one query and no tile of queries. One unit of the GPU
+# would have to walk through the whole cache while a hundred others wait. So the cache is cut into
+# parts, every part is summarised on its own, and the summaries are merged: split-K, or
+# Flash-Decoding. It is the same merge as between tiles; only the order of the work differs.
+
+
+def decode_attention(
+    query: list[float], k: list[list[float]], v: list[list[float]], num_parts: int
+) -> list[float]:
+    """One query [d] over a cache k, v [n][d] -> its output [d]."""
+    scale = len(query) ** -0.5
+    summaries = []
+    for part in tiles(len(k), math.ceil(len(k) / num_parts)):
+        keys, values = k[part.start : part.stop], v[part.start : part.stop]
+        summaries.append(summarise([dot(query, key) * scale for key in keys], values))
+    _, l, o = reduce(merge, summaries)
+    return [x / l for x in o]
+
+
+def answer(reader: Reader, letters: list[int], digits: list[int]) -> list[list[float]]:
+    """Read the 26 entries at once with flash_forward (prefill), then the questions one by one with
+    split-K -> logits [26][10].
+    """
+    keys, values = [], []
+
+    def prefill(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        keys.extend(k.data)
+        values.extend(v.data)
+        out, _ = flash_forward(q.data, k.data, v.data, TRAIN_BLOCK, TwoMemories(FAST_WORDS))
+        return Tensor(out)
+
+    def decode(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        keys.extend(k.data)
+        values.extend(v.data)
+        return Tensor([decode_attention(q.data[0], keys, values, NUM_PARTS)])
+
+    reader.forward(letters[:26], digits[:26], prefill)
+    return [reader.forward([letter], [UNKNOWN], decode).data[0] for letter in letters[26:]]
+
+
+def test(reader: Reader, rng: random.Random) -> tuple[float, float]:
+    """Ask about new books -> the share of right answers, and the largest difference between a logit
+    from decoding and the same one from ordinary attention over the whole book.
+    """
+    num_right, worst = 0, 0.0
+    for _ in range(NUM_TEST):
+        letters, digits, answers = new_book(rng)
+        logits = answer(reader, letters, digits)
+        whole = reader.forward(
+            letters, digits, lambda q, k, v: ordinary_attention(q, k, v, TwoMemories())
+        )
+        worst = max(worst, largest_difference(logits, whole.data[26:]))
+        num_right += sum([row.index(max(row)) == digit for row, digit in zip(logits, answers)])
+    return num_right / (NUM_TEST * 26), worst
+
+
+# === MEASURING ===
+
+# The same random problem for both ways. What no method can avoid is to load each input once and to
+# store each result once: q, k, v in and out back makes 4 N d words forward; q, k, v, d_out in and
+# three gradients back makes 7 N d backward. This floor is reached only if everything fits into
+# fast memory. Then ordinary attention, too, could keep its N x N matrices there, and flash
+# attention would gain nothing.
+
+
+def new_problem(length: int, rng: random.Random) -> list[list[list[float]]]:
+    """Random q, k, v and d_out, each [length][HEAD_DIM]."""
+    return [
+        [[rng.gauss(0.0, 1.0) for _ in range(HEAD_DIM)] for _ in range(length)] for _ in range(4)
+    ]
+
+
+def run_ordinary(problem: list, memory: TwoMemories) -> tuple[list, int]:
+    """Forward and backward -> [out, d_q, d_k, d_v], and the words moved by the forward alone."""
+    q, k, v, d_out = problem
+    out, weights = ordinary_forward(q, k, v, memory)
+    moved_forward = memory.moved
+    return [out, *ordinary_backward(q, k, v, weights, d_out, memory)], moved_forward
+
+
+def run_flash(problem: list, block: int, memory: TwoMemories) -> tuple[list, int]:
+    """The same with tiles of so many rows."""
+    q, k, v, d_out = problem
+    out, lse = flash_forward(q, k, v, block, memory)
+    moved_forward = memory.moved
+    return [out, *flash_backward(q, k, v, out, lse, d_out, block, memory)], moved_forward
+
+
+def measured_peak(run: Callable) -> float:
+    """The most megabytes that Python allocated at once while run() ran."""
+    tracemalloc.start()
+    run()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return peak / 1e6
+
+
+def exponent(sizes: Sequence[int], costs: Sequence[float]) -> float:
+    """The slope of log(cost) against log(size), by least squares: 2 means quadratic.
+
+    >>> round(exponent([10, 20, 40], [5, 20, 80]), 6)
+    2.0
+    """
+    x, y = [log(size) for size in sizes], [log(cost) for cost in costs]
+    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
+    rise = sum([(a - mean_x) * (b - mean_y) for a, b in zip(x, y)])
+    return rise / sum([(a - mean_x) ** 2 for a in x])
+
+
+def measure_growth(rng: random.Random) -> dict[str, list[float]]:
+    """Words moved and megabytes held by forward and backward at each of LENGTHS, both ways."""
+    result: dict[str, list[float]] = {
+        name: [] for name in ("ordinary", "flash", "ordinary_mb", "flash_mb")
+    }
+    for length in LENGTHS:
+        problem = new_problem(length, rng)
+        slow, fast = TwoMemories(), TwoMemories(FAST_WORDS)
+        ordinary_mb = measured_peak(lambda p=problem, m=slow: run_ordinary(p, m))
+        flash_mb = measured_peak(lambda p=problem, m=fast: run_flash(p, BLOCK, m))
+        for name, value in zip(result, (slow.moved, fast.moved, ordinary_mb, flash_mb)):
+            result[name].append(value)
+    return result
+
+
+def main() -> dict[str, object]:
+    """Check that both ways agree, train with both, answer questions, and count."""
+    rng = random.Random(SEED)
+    problem = new_problem(CHECK_LENGTH, rng)
+    report_walk(problem)
+    expected, _ = run_ordinary(problem, TwoMemories())
+    found, _ = run_flash(problem, TRAIN_BLOCK, TwoMemories(FAST_WORDS))
+    errors = [largest_difference(a, b) for a, b in zip(expected, found)]
+    report_errors(errors)
+
+    start = time.perf_counter()
+    reader, loss_gap, losses = train()
+    print(f"time  training both took {time.perf_counter() - start:.1f} s")
+    recall, decode_error = test(reader, rng)
+    report_answers(reader, rng, recall, decode_error)
+
+    traffic = report_traffic(new_problem(COMPARE_LENGTH, rng))
+    growth = measure_growth(rng)
+    exponents = {name: exponent(LENGTHS, costs) for name, costs in growth.items()}
+    report_growth(growth, exponents)
+    headline = {
+        "error": max(errors),
+        "loss_gap": loss_gap,
+        "recall": recall,
+        "traffic_ratio": traffic["ordinary"] / traffic[BLOCK],
+        "traffic_exponent": exponents["flash"],
+        "memory_exponent": exponents["flash_mb"],
+    }
+    report_conclusion(headline, exponents, traffic)
+    details = {"losses": losses, "decode_error": decode_error, "traffic": traffic}
+    return {**headline, "details": {**details, "growth": growth, "exponents": exponents}}
+
+
+# === APPENDIX: REPORT AND HELPERS ===
+
+
+def count_words(array: Sequence) -> int:
+    """How many numbers are in a list of numbers, or in a list of such lists.
+
+    >>> count_words([[1.0, 2.0], [3.0]])
+    3
+    """
+    if not array or isinstance(array[0], (int, float)):
+        return len(array)
+    return sum(map(count_words, array))
+
+
+def triangle_times(triangle: list[list[float]], x: list[list[float]]) -> list[list[float]]:
+    """A lower triangle [N][N], whose row i has i + 1 entries, times x [N][d] -> [N][d].
+
+    >>> triangle_times([[2.0], [3.0, 4.0]], [[1.0], [10.0]])
+    [[2.0], [43.0]]
+    """
+    columns = transpose(x)
+    return [[dot(row, column[: len(row)]) for column in columns] for row in triangle]
+
+
+def transposed_triangle_times(
+    triangle: list[list[float]], x: list[list[float]]
+) -> list[list[float]]:
+    """The transpose of a lower triangle [N][N] times x [N][d] -> [N][d].
+
+    >>> transposed_triangle_times([[2.0], [3.0, 4.0]], [[1.0], [10.0]])
+    [[32.0], [40.0]]
+    """
+    columns = transpose(x)
+    result = []
+    for j in range(len(triangle)):
+        entries = [row[j] for row in triangle[j:]]
+        result.append([dot(entries, column[j:]) for column in columns])
+    return result
+
+
+def scaled(matrix: list[list[float]], factor: float) -> list[list[float]]:
+    """Every entry times one number."""
+    return [[value * factor for value in row] for row in matrix]
+
+
+def rows_from(x: Tensor, first: int) -> Tensor:
+    """The rows of x [N][M] from the first wanted one on; the others get no gradient."""
+    blank = [[0.0] * len(x.data[0])] * first
+    return Tensor(x.data[first:], (x,), lambda d_out: (blank + d_out,))
+
+
+def largest_difference(a: list[list[float]], b: list[list[float]]) -> float:
+    """max |a - b| over two matrices of the same shape."""
+    return max([abs(x - y) for row_a, row_b in zip(a, b) for x, y in zip(row_a, row_b)])
+
+
+def report_walk(problem: list[list[list[float]]]) -> None:
+    """Follow the last query through its tiles of keys."""
+    q, k, v, _ = problem
+    scores = [dot(q[-1], key) * HEAD_DIM**-0.5 for key in k]
+    print(f"The last of {len(q)} queries merges its scores, {TRAIN_BLOCK} at a time")
+    print("   keys   largest here   largest so far   old sum times   sum so far")
+    summary = no_scores(HEAD_DIM)
+    for columns in tiles(len(k), TRAIN_BLOCK):
+        part = summarise(scores[columns.start : columns.stop], v[columns.start : columns.stop])
+        old_m, summary = summary[0], merge(summary, part)
+        name = f"{columns.start}-{columns.stop - 1}"
+        factor = exp(old_m - summary[0])
+        print(f"{name:>7}{part[0]:>15.3f}{summary[0]:>17.3f}{factor:>16.4f}{summary[1]:>13.4f}")
+    lse, direct = summary[0] + log(summary[1]), log_sum_exp(scores)
+    print(f"log-sum-exp: {lse:.12f} by merging, {direct:.12f} from all at once")
+
+
+def report_errors(errors: Sequence[float]) -> None:
+    """The largest difference between flash and ordinary attention, by result."""
+    print("\nLargest difference from ordinary attention, tiles of", TRAIN_BLOCK, "rows")
+    names = ("out", "d_q", "d_k", "d_v")
+    print("  " + "   ".join([f"{name} {error:.0e}" for name, error in zip(names, errors)]))
+    print(f"\nTraining a reader of phone books twice, chance is ln 10 = {log(10):.2f} nats")
+
+
+def report_answers(
+    reader: Reader, rng: random.Random, recall: float, decode_error: float
+) -> None:
+    """Show one book and some answers, and how many are right."""
+    letters, digits, answers = new_book(rng)
+    logits = answer(reader, letters, digits)
+    entries = [f"{LETTERS[i]}{digit}" for i, digit in zip(letters[:26], digits)]
+    print(f"\nA new book   {' '.join(entries[:13])}\n             {' '.join(entries[13:])}")
+    guesses = [row.index(max(row)) for row in logits]
+    shown = [f"{LETTERS[i]}{guess}" for i, guess in zip(letters[26:], guesses)]
+    print(f"Answers      {' '.join(shown[:13])}\n             {' '.join(shown[13:])}")
+    print(f"Right in {NUM_TEST} new books: {recall:.1%} of {NUM_TEST * 26} (guessing: 10%)")
+    print(f"Logits from a cache in {NUM_PARTS} parts differ by {decode_error:.0e} at most.")
+
+
+def report_traffic(problem: list[list[list[float]]]) -> dict[str | int, int]:
+    """Print and return the words moved, forward and backward together, by ordinary attention, by
+    each tile size that fits, and the floor.
+    """
+    length = len(problem[0])
+    print(f"\nWords moved, N = {length}, d = {HEAD_DIM}, fast memory of {FAST_WORDS:,} words")
+    print("                      held   forward  backward     total")
+
+    def show(title: str, held: str, forward: int, total: int) -> None:
+        words = f"{forward:>10,}{total - forward:>10,}{total:>10,}"
+        print(f"{title:<18}{held:>8}{words}  {'#' * round(total / 40000)}".rstrip())
+
+    memory = TwoMemories()
+    _, forward = run_ordinary(problem, memory)
+    show("ordinary", "-", forward, memory.moved)
+    result: dict[str | int, int] = {"ordinary": memory.moved}
+    for block in BLOCKS:
+        memory = TwoMemories(FAST_WORDS)
+        try:
+            _, forward = run_flash(problem, block, memory)
+        except MemoryError as problem_with_it:
+            print(f"flash, {block:>2} rows     refused: {problem_with_it}")
+            continue
+        show(f"flash, {block:>2} rows", f"{memory.most_held:,}", forward, memory.moved)
+        result[block] = memory.moved
+    floor = 4 * length * HEAD_DIM
+    show("floor", "-", floor, floor * 11 // 4)
+    result["floor"] = floor * 11 // 4
+    return result
+
+
+def report_growth(growth: dict[str, list[float]], exponents: dict[str, float]) -> None:
+    """Words and megabytes against N, and the exponents."""
+    print(f"\nGrowth with N, forward and backward, tiles of {BLOCK} rows")
+    print("            words moved                  measured memory, MB")
+    print("     N    ordinary     flash   ratio    ordinary     flash   ratio")
+    for length, a, b, a_mb, b_mb in zip(LENGTHS, *growth.values()):
+        words = f"{a:>12,}{b:>10,}{a / b:>8.1f}"
+        print(f"{length:>6}{words}{a_mb:>12.1f}{b_mb:>10.1f}{a_mb / b_mb:>8.0f}")
+    a, b, a_mb, b_mb = exponents.values()
+    print(f"  N to the{a:>8.2f}{b:>10.2f}{a_mb:>20.1f}{b_mb:>10.1f}")
+
+
+def report_conclusion(
+    headline: dict[str, float], exponents: dict[str, float], traffic: dict[str | int, int]
+) -> None:
+    """What was shown, in words that follow the numbers."""
+    print(headline)
+
+
+# === APPENDIX: ENGINE (common/engine.py; microautograd.py derives it) ===
+
+# The inner product, the engine's one primitive: dot([1, 2], [3, 4]) = 1*3 + 2*4 = 11.
+# From Python 3.12 on the standard library has it (math.sumprod); before, sum(map(mul, a, b))
+# also loops in C. Beware: where lengths differ, sumprod raises but map stops at the shorter one.
+dot = getattr(math, "sumprod", None) or (lambda a, b: sum(map(mul, a, b)))
+
+
+def transpose(a: list[list[float]]) -> list[list[float]]:
+    """[N][M] -> [M][N].
+
+    >>> transpose([[1, 2, 3], [4, 5, 6]])
+    [[1, 4], [2, 5], [3, 6]]
+    """
+    return list(map(list, zip(*a)))
+
+
+def matmul(a: list[list[float]], b: list[list[float]]) -> list[list[float]]:
+    """[N][K] times [K][M] -> [N][M]: entry (i, j) is the dot product of row i and column j.
+
+    >>> matmul([[1, 2]], [[3, 4], [5, 6]])
+    [[13, 16]]
+    """
+    columns = list(zip(*b))
+    return [[dot(row, column) for column in columns] for row in a]
+
+
+def softmax_row(scores: list[float]) -> list[float]:
+    """Turn scores into positive weights that sum to 1: exp(s_i) / sum_j exp(s_j).
+
+    The largest score is taken off first. It cancels in the fraction, and exp cannot overflow.
+
+    >>> softmax_row([1000.0, 1000.0])
+    [0.5, 0.5]
+    """
+    largest = max(scores)
+    exponentials = [exp(score - largest) for score in scores]
+    total = sum(exponentials)
+    return [value / total for value in exponentials]
+
+
+def log_sum_exp(scores: list[float]) -> float:
+    """log(sum_j exp(s_j)), with the largest score taken out of the sum so that exp stays finite.
+
+    >>> round(log_sum_exp([1000.0, 1000.0]) - 1000.0, 6)
+    0.693147
+    """
+    largest = max(scores)
+    return largest + log(sum([exp(score - largest) for score in scores]))
+
+
+class Tensor:
+    """A matrix that remembers how it was made, so that gradients can flow back through it.
+
+    data       [N][M]: list of rows of floats
+    grad       None until backward() reaches this tensor, then [N][M]: d(root) / d(data)
+    parents    the tensors that it was computed from; empty for a leaf
+    pass_back  takes this tensor's gradient and returns one gradient per parent (None: not
+               wanted). It gets the gradient as an argument and never refers to its own tensor:
+               so there is no reference cycle, and a graph is freed the moment it is dropped.
+    """
+
+    __slots__ = ("data", "grad", "parents", "pass_back", "requires_grad")
+
+    def __init__(
+        self,
+        data: list[list[float]],
+        parents: tuple[Tensor, ...] = (),
+        pass_back: Callable | None = None,
+        requires_grad: bool = True,
+    ) -> None:
+        self.data = data
+        self.grad: list[list[float]] | None = None
+        # A result needs a gradient if one of its parents does; otherwise it keeps no graph.
+        self.requires_grad = any(p.requires_grad for p in parents) if parents else requires_grad
+        self.parents = parents if self.requires_grad else ()
+        self.pass_back = pass_back if self.requires_grad else None
+
+    def item(self) -> float:
+        """The one number of a [1][1] tensor, such as a loss."""
+        ((value,),) = self.data
+        return value
+
+    def __add__(self, other: Tensor) -> Tensor:
+        """[N][M] + [N][M]. Both parents receive the result's gradient as it is."""
+        check_same_shape(self, other)
+        data = [list(map(add, a, b)) for a, b in zip(self.data, other.data)]
+        return Tensor(data, (self, other), lambda d_out: (d_out, d_out))
+
+    def __sub__(self, other: Tensor) -> Tensor:
+        """[N][M] - [N][M]."""
+        check_same_shape(self, other)
+        data = [list(map(sub, a, b)) for a, b in zip(self.data, other.data)]
+        return Tensor(data, (self, other), lambda d: (d, [[-x for x in row] for row in d]))
+
+    def __mul__(self, other: Tensor | float) -> Tensor:
+        """Entry by entry: [N][M] * [N][M], or every entry times one constant number."""
+        if not isinstance(other, Tensor):
+            data = [[value * other for value in row] for row in self.data]
+            return Tensor(
+                data, (self,), lambda d_out: ([[d * other for d in row] for row in d_out],)
+            )
+        check_same_shape(self, other)
+        a, b = self.data, other.data
+
+        def times(x: list[list[float]], y: list[list[float]]) -> list[list[float]]:
+            return [list(map(mul, row_x, row_y)) for row_x, row_y in zip(x, y)]
+
+        # d(a * b) = b da + a db: each factor's gradient is the other factor times d_out.
+        return Tensor(times(a, b), (self, other), lambda d: (times(d, b), times(d, a)))
+
+    def backward(self, grad: list[list[float]] | None = None) -> None:
+        """Add d(self)/d(tensor) to .grad of every tensor that self was made from.
+
+        grad [N][M] is the gradient to start from; a [1][1] loss starts from 1. The graph is
+        taken apart on the way, so that memory falls while gradients flow: a second backward()
+        through it raises RuntimeError.
+        """
+        if grad is None:
+            if len(self.data) != 1 or len(self.data[0]) != 1:
+                raise ValueError("backward() without a gradient starts from a [1][1] tensor only")
+            grad = [[1.0]]
+        check_same_shape(self, Tensor(grad))
+        # Topological order: every tensor stands after all of its parents. The list is built with
+        # an explicit stack, since a long chain would overflow Python's call stack. A tensor goes
+        # on the stack twice: on the first visit it is put back below its parents, and on the
+        # second they are all in the list, so it follows them.
+        order: list[Tensor] = []
+        visited: set[Tensor] = set()
+        stack = [(self, False)]
+        while stack:
+            tensor, parents_are_listed = stack.pop()
+            if parents_are_listed:
+                order.append(tensor)
+            elif tensor not in visited:
+                visited.add(tensor)
+                stack.append((tensor, True))
+                stack.extend([(p, False) for p in tensor.parents if p.requires_grad])
+        visited.clear()
+        self.grad = grad if self.grad is None else add_matrices(self.grad, grad)
+        # Backwards through that order a tensor comes after everything made from it: its gradient
+        # is complete, all uses added up, before it is passed on to its parents.
+        while order:
+            tensor = order.pop()
+            if tensor.pass_back is None:
+                continue
+            for parent, part in zip(tensor.parents, tensor.pass_back(tensor.grad)):
+                if part is not None and parent.requires_grad:
+                    parent.grad = part if parent.grad is None else add_matrices(parent.grad, part)
+            tensor.parents, tensor.pass_back = (), raise_graph_is_gone
+
+
+def add_matrices(a: list[list[float]], b: list[list[float]]) -> list[list[float]]:
+    """[N][M] + [N][M] as a new matrix: a gradient may be shared, so it is never changed in place.
+
+    >>> add_matrices([[1.0, 2.0]], [[10.0, 20.0]])
+    [[11.0, 22.0]]
+    """
+    return [list(map(add, row_a, row_b)) for row_a, row_b in zip(a, b)]
+
+
+def check_same_shape(a: Tensor, b: Tensor) -> None:
+    """Raise ValueError unless both are [N][M]. Nothing is ever stretched to fit."""
+    shapes = [(len(tensor.data), len(tensor.data[0])) for tensor in (a, b)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"shapes differ: {shapes[0]} and {shapes[1]}")
+
+
+def check_is_row(tensor: Tensor, width: int) -> None:
+    """Raise ValueError unless the tensor is [1][width], as a bias must be."""
+    shape = (len(tensor.data), len(tensor.data[0]))
+    if shape != (1, width):
+        raise ValueError(f"shapes differ: {shape} and {(1, width)}")
+
+
+def raise_graph_is_gone(d_out: list[list[float]]) -> None:
+    """Stand where a graph has been taken apart by backward()."""
+    raise RuntimeError("backward() has already taken this graph apart: run the forward again")
+
+
+def embedding(weight: Tensor, ids: Sequence[int]) -> Tensor:
+    """Pick rows: weight [V][D], ids N whole numbers -> [N][D].
+
+    A row that was picked several times receives the sum of its gradients.
+    """
+    if not all(0 <= i < len(weight.data) for i in ids):
+        raise ValueError(f"an id is not one of the rows 0..{len(weight.data) - 1}")
+
+    def pass_back(d_out: list[list[float]]) -> tuple:
+        d_weight = [[0.0] * len(weight.data[0])] * len(weight.data)
+        for i, d_row in zip(ids, d_out):
+            d_weight[i] = list(map(add, d_weight[i], d_row))
+        return (d_weight,)
+
+    return Tensor([weight.data[i] for i in ids], (weight,), pass_back)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x [N][in] times the transpose of weight [out][in], plus bias [1][out] -> [N][out].
+
+    Row n of the result holds the dot products of row n of x with every row of weight.
+    """
+    if len(x.data[0]) != len(weight.data[0]):
+        raise ValueError(f"x has {len(x.data[0])} columns, weight {len(weight.data[0])}")
+    out = [[dot(row, w) for w in weight.data] for row in x.data]
+    if bias is not None:
+        check_is_row(bias, len(weight.data))
+        out = [list(map(add, row, bias.data[0])) for row in out]
+
+    # y[n][o] = sum_i x[n][i] w[o][i]. So dy/dx = w and dy/dw = x, and with all paths added up
+    #   d_x[n][i] = sum_o d_out[n][o] w[o][i]       d_x      = d_out @ weight
+    #   d_w[o][i] = sum_n d_out[n][o] x[n][i]       d_weight = transpose(d_out) @ x
+    def pass_back(d_out: list[list[float]]) -> tuple:
+        columns = transpose(d_out)
+        d_x = matmul(d_out, weight.data) if x.requires_grad else None
+        d_weight = matmul(columns, x.data) if weight.requires_grad else None
+        if bias is None:
+            return d_x, d_weight
+        return d_x, d_weight, [[sum(column) for column in columns]]
+
+    return Tensor(out, (x, weight) if bias is None else (x, weight, bias), pass_back)
+
+
+def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-5) -> Tensor:
+    """Scale every row of x [N][D] to a root mean square of 1; weight [1][D] multiplies after.
+
+    Zhang & Sennrich, "Root Mean Square Layer Normalization", 2019, arXiv:1910.07467, eq. 4.
+    """
+    width = len(x.data[0])
+    if weight is not None:
+        check_is_row(weight, width)
+    scales = [(dot(row, row) / width + eps) ** -0.5 for row in x.data]
+    normed = [[value * scale for value in row] for row, scale in zip(x.data, scales)]
+    gains = weight.data[0] if weight is not None else None
+    out = normed if gains is None else [list(map(mul, row, gains)) for row in normed]
+
+    # n_i = x_i s with s = (mean(x^2) + eps)^(-1/2), hence ds/dx_j = -s^3 x_j / D and
+    # d_x_j = s d_j - s^3 x_j / D sum_i d_i x_i = s (d_j - n_j mean(d n)).
+    def pass_back(d_out: list[list[float]]) -> tuple:
+        d_normed = d_out if gains is None else [list(map(mul, row, gains)) for row in d_out]
+        d_x = []
+        for d_row, n_row, scale in zip(d_normed, normed, scales):
+            mean = dot(d_row, n_row) / width
+            d_x.append([(d - n * mean) * scale for d, n in zip(d_row, n_row)])
+        if gains is None:
+            return (d_x,)
+        columns = zip(transpose(d_out), transpose(normed))
+        return d_x, [[dot(d_column, n_column) for d_column, n_column in columns]]
+
+    return Tensor(out, (x,) if weight is None else (x, weight), pass_back)
+
+
+def cross_entropy(logits: Tensor, targets: Sequence[int]) -> Tensor:
+    """Mean over rows of -log softmax(logits)[target]: logits [N][C], targets N -> [1][1], in nats.
+
+    Softmax and logarithm are one operation: -log softmax(z)[t] = log_sum_exp(z) - z[t], which
+    never takes the logarithm of a number that was rounded to zero.
+    """
+    check_targets(logits, targets)
+    totals = [log_sum_exp(row) for row in logits.data]
+    count = len(targets)
+    loss = sum([total - row[t] for total, row, t in zip(totals, logits.data, targets)]) / count
+
+    # d(log_sum_exp(z))/dz_c = exp(z_c) / sum_j exp(z_j) = p_c, hence d_z = (p - onehot) / N: each
+    # logit is pushed by the probability that it got, and the target's by that minus 1.
+    def pass_back(d_out: list[list[float]]) -> tuple:
+        factor = d_out[0][0] / count
+        d_logits = []
+        for row, total, target in zip(logits.data, totals, targets):
+            d_row = [factor * exp(z - total) for z in row]
+            d_row[target] -= factor
+            d_logits.append(d_row)
+        return (d_logits,)
+
+    return Tensor([[loss]], (logits,), pass_back)
+
+
+def check_targets(logits: Tensor, targets: Sequence[int]) -> None:
+    """Raise ValueError unless there is one class number for every row of logits [N][C]."""
+    if len(targets) != len(logits.data):
+        raise ValueError(f"{len(logits.data)} rows of logits but {len(targets)} targets")
+    if not all(0 <= target < len(logits.data[0]) for target in targets):
+        raise ValueError(f"a target is not one of the classes 0..{len(logits.data[0]) - 1}")
+
+
+# === APPENDIX: OPTIMISER (common/optim.py; microoptimizer.py explains it) ===
+
+
+class Adam:
+    """Adam: a step for each parameter, scaled by its own gradient's recent size.
+
+    Kingma & Ba, "Adam: A Method for Stochastic Optimization", 2015, arXiv:1412.6980, algorithm 1.
+    Two running means per number, of the gradient and of its square, start at zero; dividing by
+    1 - beta^t makes up for that start (bias correction).
+    """
+
+    def __init__(
+        self,
+        parameters: list[Tensor],
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ) -> None:
+        self.parameters = parameters
+        self.betas = betas
+        self.eps = eps
+        zeros = [[[0.0] * len(p.data[0])] * len(p.data) for p in parameters]
+        self.means = list(zeros)
+        self.squares = list(zeros)
+        self.num_steps = [0] * len(parameters)
+
+    def step(self, lr: float) -> None:
+        """Take one step with learning rate lr, and clear the gradients."""
+        beta1, beta2 = self.betas
+        for index, parameter in enumerate(self.parameters):
+            grad = parameter.grad
+            if grad is None:
+                continue
+            self.num_steps[index] += 1
+            mean = self.means[index] = [
+                [beta1 * m + (1.0 - beta1) * g for m, g in zip(m_row, g_row)]
+                for m_row, g_row in zip(self.means[index], grad)
+            ]
+            square = self.squares[index] = [
+                [beta2 * s + (1.0 - beta2) * g * g for s, g in zip(s_row, g_row)]
+                for s_row, g_row in zip(self.squares[index], grad)
+            ]
+            rate = lr / (1.0 - beta1 ** self.num_steps[index])
+            scale = (1.0 - beta2 ** self.num_steps[index]) ** -0.5
+            parameter.data = [
+                [
+                    x - rate * m / (scale * math.sqrt(s) + self.eps)
+                    for x, m, s in zip(x_row, m_row, s_row)
+                ]
+                for x_row, m_row, s_row in zip(parameter.data, mean, square)
+            ]
+            parameter.grad = None
+
+
+if __name__ == "__main__":
+    main()
