@@ -16,8 +16,9 @@ between the two memories. Look at three things: how the words moved depend on th
 and how far they are from the least possible; how traffic and memory grow with N; and which of the
 two is still quadratic.
 
-What pure Python can show is counted words and measured memory. It cannot show the gain in time:
-the interpreter takes far longer than the memory does, and here both ways take about equally long.
+What pure Python can show is counted words and measured memory. It cannot show the gain in time.
+Here the time goes to the interpreter and not to moving words, and flash attention, which does more
+arithmetic, is the slower of the two. On a GPU it is several times faster.
 
 In the code      In the papers   Meaning                                            Shape
 q, k, v          Q, K, V         queries, keys, values of one attention head        [N][d]
@@ -47,23 +48,22 @@ import random
 import time
 import tracemalloc
 from collections.abc import Callable, Sequence
-from functools import reduce
+from functools import partial, reduce
 from math import exp, log
 from operator import add, mul, sub
 
 # === CONSTANTS ===
 
 SEED = 42
-FAST_WORDS = 4096  # numbers that the fast memory can hold (a GPU's holds some 50,000)
+FAST_WORDS = 4096  # numbers that the fast memory can hold
 HEAD_DIM = 8  # d, columns of q, k and v in the measurements
 BLOCKS = (1, 8, 16, 32, 64)  # rows of a tile, to be compared
-BLOCK = 32  # rows of a tile where growth is measured: the largest of these that fits
+BLOCK = 16  # rows of a tile everywhere else: small, so that there are many tiles
 COMPARE_LENGTH = 256  # N where tile sizes are compared
 LENGTHS = (64, 128, 256, 512)  # N where growth is measured
-CHECK_LENGTH = 100  # N of the exactness check: the last tile is not full
+CHECK_LENGTH = 100  # N of the exactness check: six tiles and a rest of 4 rows
 
 WIDTH = 16  # entries of a vector in the model that is trained
-TRAIN_BLOCK = 16  # rows of a tile in training: 52 rows make three full tiles and a rest of 4
 NUM_STEPS = 240  # one phone book each
 LEARNING_RATE = 0.02  # at the first step; it falls to 0 in a straight line
 NUM_TEST = 20  # new phone books, 26 questions each
@@ -73,66 +73,63 @@ NUM_PARTS = 4  # into which the cache is cut for answering
 
 # The output of one query is a weighted mean of values: out = sum_j exp(s_j) v_j / sum_j exp(s_j).
 # exp overflows above 709 in Python's floats (above 88 in float32, above 11 in float16), so the
-# largest score is subtracted first. It cancels in the fraction. But the largest of *all* scores is
-# known only at the end. A summary therefore carries the largest score seen so far:
+# largest score is subtracted first; it cancels in the fraction. But which score is the largest is
+# known only at the end. A summary of some scores therefore says from which score it is measured:
 #
 #     m = max_j s_j        l = sum_j exp(s_j - m)        o = sum_j exp(s_j - m) v_j
 #
-# An example with the scores 1, 3, 2 and the values 10, 20, 30, when 2 arrives after 1 and 3:
+# An example: the scores 1, 3, 2 have the values 10, 20, 30, and 2 arrives after 1 and 3.
 #
-#     scores 1, 3    m = 3    l = exp(-2) + exp(0) = 1.135    o = 10 exp(-2) + 20 exp(0) = 21.35
-#     score  2       m = 2    l = 1                           o = 30
-#     together       m = 3    l = 1.135 + 1 exp(2 - 3) = 1.503    o = 21.35 + 30 exp(-1) = 32.39
+#     scores 1, 3    m = 3    l = exp(-2) + exp(0) = 1.135        o = 10 exp(-2) + 20 exp(0) = 21.35
+#     score  2       m = 2    l = exp(0) = 1                      o = 30 exp(0) = 30
+#     together       m = 3    l = 1.135 + exp(2 - 3) 1 = 1.503    o = 21.35 + exp(2 - 3) 30 = 32.39
 #
-# The second summary is measured from 2, the first from 3: it is rescaled by exp(2 - 3) and added.
-# The output is o / l = 32.39 / 1.503 = 21.55, as from all three scores at once. merge gives the
-# same in any order and grouping, up to rounding: tiles may come one after another (training) or
-# be worked on at the same time and merged later (decoding).
+# The second summary is measured from 2, the first from 3: so the second is rescaled by exp(2 - 3)
+# before they are added. The output, o / l = 32.39 / 1.503 = 21.55, is that of all three at once.
+# merge gives the same in any order and grouping, up to rounding. So parts may come one after
+# another (tiles in training) or be worked on at the same time (decoding).
 #
-# A separate first pass for the maximum would avoid the rescaling, but it must load every key and
-# compute every score twice. Rescaling costs one exp and d multiplications per row and tile.
+# A first pass that looks only for the maximum would avoid the rescaling. But it must load every key
+# and compute every score twice. Rescaling costs two exp and some 2 d multiplications per merge.
 
-Summary = tuple[float, float, list[float]]
+Matrix = list[list[float]]
+Summary = tuple[float, float, list[float]]  # m, l, o
+Saved = tuple[Matrix, list[float]]  # out and lse: what flash saves for backward
 
 
 def summarise(scores: Sequence[float], values: Sequence[Sequence[float]]) -> Summary:
-    """Scores [n] of one query and their values [n][d] -> (m, l, o [d]).
+    """Scores [n] of one query and their values [n][d] -> their largest, total and weighted sum.
 
-    >>> m, l, o = summarise([1, 3, 2], [[10], [20], [30]])
-    >>> m, round(l, 3), round(o[0] / l, 2)
+    >>> largest, total, weighted = summarise([1, 3, 2], [[10], [20], [30]])
+    >>> largest, round(total, 3), round(weighted[0] / total, 2)
     (3, 1.503, 21.55)
     """
-    m = max(scores)
-    exponentials = [exp(score - m) for score in scores]
-    return m, sum(exponentials), [dot(exponentials, column) for column in zip(*values)]
+    largest = max(scores)
+    exponentials = [exp(score - largest) for score in scores]
+    return largest, sum(exponentials), [dot(exponentials, column) for column in zip(*values)]
 
 
 def merge(a: Summary, b: Summary) -> Summary:
-    """The summary of two groups of scores, from the summary of each.
+    """The summary of all scores, from the summaries of two groups of them.
 
-    >>> m, l, o = merge(summarise([1, 3], [[10], [20]]), summarise([2], [[30]]))
-    >>> m, round(l, 3), round(o[0] / l, 2)
+    >>> largest, total, weighted = merge(summarise([1, 3], [[10], [20]]), summarise([2], [[30]]))
+    >>> largest, round(total, 3), round(weighted[0] / total, 2)
     (3, 1.503, 21.55)
     """
-    (m_a, l_a, o_a), (m_b, l_b, o_b) = a, b
-    m = max(m_a, m_b)
-    # One of the two factors is exp(0) = 1, the other at most 1: nothing can overflow.
-    factor_a, factor_b = exp(m_a - m), exp(m_b - m)
-    o = [x * factor_a + y * factor_b for x, y in zip(o_a, o_b)]
-    return m, l_a * factor_a + l_b * factor_b, o
-
-
-def no_scores(width: int) -> Summary:
-    """The summary of nothing. merge leaves the other side as it is, since exp(-inf) is 0."""
-    return -math.inf, 0.0, [0.0] * width
+    largest = max(a[0], b[0])
+    # One of the factors is exp(0) = 1 and the other at most 1: nothing can overflow.
+    factor_a, factor_b = exp(a[0] - largest), exp(b[0] - largest)
+    weighted = [x * factor_a + y * factor_b for x, y in zip(a[2], b[2])]
+    return largest, a[1] * factor_a + b[1] * factor_b, weighted
 
 
 # === TWO MEMORIES, AND ORDINARY ATTENTION ===
 
-# A matrix lives in slow memory. To be computed with, it is loaded; a result that must last is
-# stored. A word is one number. The class counts words and checks what a function says that it
-# holds. Capacity is declared, not enforced: Python cannot stop a function from keeping a list that
-# it did not declare. What a function really keeps, tracemalloc measures at the end.
+# A matrix lives in slow memory. It is loaded to be computed with; a result that must last is
+# stored. (An A100 has 40 GB of slow memory at 1.5 TB/s; each of its 108 units has 192 KB of fast
+# memory, all together at 19 TB/s.) A word is one number. The class counts words, and checks what a
+# function says that it holds. Capacity is declared, not enforced: Python cannot stop a function
+# from keeping more than it declares. What is really kept, tracemalloc measures at the end.
 
 
 class TwoMemories:
@@ -141,9 +138,9 @@ class TwoMemories:
     def __init__(self, capacity: float = math.inf) -> None:
         self.capacity = capacity  # words of fast memory
         self.moved = 0  # words loaded and stored so far
-        self.most_held = 0  # the most words that were held in fast memory at once
+        self.most_held = 0  # the most words in fast memory at one time
 
-    def load(self, *arrays: list) -> None:
+    def load(self, *arrays: Sequence) -> None:
         self.moved += count_words(arrays)
 
     store = load  # a word costs the same in both directions
@@ -162,9 +159,7 @@ class TwoMemories:
 # square and then masks it moves twice as much.
 
 
-def ordinary_forward(
-    q: list[list[float]], k: list[list[float]], v: list[list[float]], memory: TwoMemories
-) -> tuple[list[list[float]], list[list[float]]]:
+def ordinary_forward(q: Matrix, k: Matrix, v: Matrix, memory: TwoMemories) -> tuple[Matrix, Matrix]:
     """Causal attention of one head -> out [N][d], and the weights (row i has i + 1 of them)."""
     scale = len(q[0]) ** -0.5
     memory.load(q, k)
@@ -183,68 +178,54 @@ def ordinary_forward(
 
 # === FLASH FORWARD ===
 
-# For each tile of queries, the tiles of keys and values pass by, and every query merges what it
-# meets into its summary. With N = 96 and tiles of 32 rows, the scores make nine tiles of three
-# kinds:
+# A tile of queries stays in fast memory while the tiles of keys and values pass by, and every query
+# merges what it meets into its summary. With N = 96 and 32 rows per tile there are nine tiles of
+# scores, of three kinds:
 #
-#     queries \ keys    0-31      32-63     64-95
-#      0-31             diagonal  skipped   skipped       full: every query reads every key
-#     32-63             full      diagonal  skipped       diagonal: query i reads the keys up to i
-#     64-95             full      full      diagonal      skipped: never loaded, never computed
+#     queries   keys 0-31   keys 32-63   keys 64-95
+#      0-31     diagonal    skipped      skipped       full: every query reads every key
+#     32-63     full        diagonal     skipped       diagonal: query i reads keys up to i
+#     64-95     full        full         diagonal      skipped: not loaded, not computed
 #
-# Every query meets at least the key of its own row in a diagonal tile, so no summary stays empty.
-# Only at the end is o divided by l, once per row (FlashAttention-2; the first version divided after
-# every tile). What is kept for the backward pass is out and one number per row, lse = m + log l,
-# instead of the N x N weights: exp(score - lse) = exp(score - m) / l is the weight.
+# In a diagonal tile the scores of later keys become -infinity, and exp makes them 0. A row may
+# always read its first key and its own, so in every tile it has a finite score: -infinity minus
+# -infinity, which is not a number, cannot occur. o is divided by l only at the end, once per row
+# (FlashAttention-2; the first version divided after every tile). For the backward pass, not the
+# weights are kept, but out and one number per row, the log-sum-exp lse = m + log l:
+# exp(score - lse) = exp(score - m) / l is the weight.
 
 
-def tiles(length: int, block: int) -> list[range]:
-    """Cut rows 0..length-1 into blocks.
-
-    >>> tiles(5, 2)
-    [range(0, 2), range(2, 4), range(4, 5)]
-    """
-    return [range(i, min(i + block, length)) for i in range(0, length, block)]
-
-
-def num_visible(row: int, columns: range) -> int:
-    """How many of the tile's keys the query of this row may read: those up to its own place."""
-    return max(0, min(columns.stop, row + 1) - columns.start)
+def tile_scores(q_tile: Matrix, k_tile: Matrix, rows: range, columns: range) -> Matrix:
+    """q . k / sqrt(d) for the queries of these rows and the keys of these columns."""
+    scale = len(q_tile[0]) ** -0.5
+    scores = [[dot(query, key) * scale for key in k_tile] for query in q_tile]
+    for row, row_scores in zip(rows, scores):
+        for column in range(max(row + 1, columns.start), columns.stop):  # the row's future
+            row_scores[column - columns.start] = -math.inf
+    return scores
 
 
-def flash_forward(
-    q: list[list[float]],
-    k: list[list[float]],
-    v: list[list[float]],
-    block: int,
-    memory: TwoMemories,
-) -> tuple[list[list[float]], list[float]]:
+def flash_forward(q: Matrix, k: Matrix, v: Matrix, block: int, memory: TwoMemories) -> Saved:
     """Causal attention of one head, tile by tile -> out [N][d], lse [N].
 
     Dao, "FlashAttention-2", 2023, algorithm 1.
     """
-    scale = len(q[0]) ** -0.5
     out, lse = [], []
     for rows in tiles(len(q), block):
-        q_tile = q[rows.start : rows.stop]
+        q_tile = take(q, rows)
         memory.load(q_tile)
-        summaries = [no_scores(len(v[0])) for _ in rows]
+        summaries = [(-math.inf, 0.0, [0.0] * len(v[0])) for _ in rows]  # of no scores at all
         for columns in tiles(len(k), block):
             if columns.start >= rows.stop:
-                break  # skipped: the whole tile lies in the future
-            k_tile, v_tile = k[columns.start : columns.stop], v[columns.start : columns.stop]
+                break  # skipped, and so is every tile after it
+            k_tile, v_tile = take(k, columns), take(v, columns)
             memory.load(k_tile, v_tile)
-            scores = []
-            for row, query in zip(rows, q_tile):
-                keys = k_tile[: num_visible(row, columns)]
-                scores.append([dot(query, key) * scale for key in keys])
+            scores = tile_scores(q_tile, k_tile, rows, columns)
             memory.hold(q_tile, k_tile, v_tile, scores, *zip(*summaries))
-            summaries = [
-                merge(summary, summarise(row_scores, v_tile[: len(row_scores)]))
-                for summary, row_scores in zip(summaries, scores)
-            ]
-        out_tile = [[x / l for x in o] for _, l, o in summaries]
-        lse_tile = [m + log(l) for m, l, _ in summaries]
+            parts = [summarise(row_scores, v_tile) for row_scores in scores]
+            summaries = list(map(merge, summaries, parts))
+        out_tile = [[x / total for x in weighted] for _, total, weighted in summaries]
+        lse_tile = [largest + log(total) for largest, total, _ in summaries]
         memory.store(out_tile, lse_tile)
         out += out_tile
         lse += lse_tile
@@ -253,31 +234,30 @@ def flash_forward(
 
 # === BACKWARD, BOTH WAYS ===
 
-# Write P for the weights, S for the scores, scale for 1 / sqrt(d). Two matrix products lead from
-# d_out to values and weights, and two more from d_scores to queries and keys:
+# Write S for the scores, P for the weights, dX for the loss's gradient at X, and c for 1 / sqrt(d).
 #
-#     out = P V            d_V = P^T d_out            d_P = d_out V^T
-#     S = scale Q K^T      d_Q = scale d_S K          d_K = scale d_S^T Q
+#     S = c Q K^T      P = softmax of each row of S      O = P V
+#     dV = P^T dO      dP = dO V^T      dS = below       dQ = c dS K      dK = c dS^T Q
 #
-# Between them is the softmax of each row. Its derivative is dP_ik / dS_ij = P_ik ([k = j] - P_ij),
-# with [k = j] = 1 where k is j and 0 elsewhere. Summed over all paths from S_ij to the loss:
+# In a row of softmax every weight depends on every score: dP_ik / dS_ij = P_ik ([k = j] - P_ij),
+# where [k = j] is 1 if k is j and else 0. Summed over all ways from S_ij to the loss:
 #
-#     d_S_ij = sum_k d_P_ik P_ik ([k = j] - P_ij) = P_ij (d_P_ij - D_i)      D_i = sum_k P_ik d_P_ik
+#     dS_ij = sum_k dP_ik P_ik ([k = j] - P_ij) = P_ij (dP_ij - D_i)    with D_i = sum_k P_ik dP_ik
 #
-# With weights (0.5, 0.3, 0.2) and d_P = (1, 2, 4): D = 0.5 + 0.6 + 0.8 = 1.9, and d_S = (0.5 * -0.9,
-# 0.3 * 0.1, 0.2 * 2.1) = (-0.45, 0.03, 0.42). It sums to 0: raising all scores alike changes
-# nothing.
+# An example: P = (0.5, 0.3, 0.2) and dP = (1, 2, 4). Then D = 0.5 + 0.6 + 0.8 = 1.9, and
+# dS = (0.5 * -0.9, 0.3 * 0.1, 0.2 * 2.1) = (-0.45, 0.03, 0.42). It sums to 0, as it must: the same
+# number added to all scores changes no weight.
 #
-# D is the difficulty for tiles: it is a sum over the whole row, needed before the first tile of
-# the row can be finished. Taken literally, it costs an additional sweep over all tiles. But
+# D is what tiles seem to forbid: a sum over the whole row, and the row's first tile needs it
+# already. Without a trick it takes another sweep over all tiles. But
 #
-#     sum_k P_ik d_P_ik = sum_k P_ik (d_out_i . v_k) = d_out_i . (sum_k P_ik v_k) = d_out_i . out_i
+#     sum_k P_ik dP_ik = sum_k P_ik (dO_i . V_k) = dO_i . (sum_k P_ik V_k) = dO_i . O_i
 #
-# so it is a dot product of two rows that are known. N numbers, computed before the sweep begins.
+# and these two rows are known before the sweep begins. So D is N short dot products.
 
 
 def softmax_backward(weights: list[float], d_weights: list[float], delta: float) -> list[float]:
-    """One row, or a part of it: d_scores from weights, d_weights and the row's delta = D_i.
+    """dS for one row, or a part of it, from P, dP and the row's D.
 
     >>> [round(d, 2) for d in softmax_backward([0.5, 0.3, 0.2], [1, 2, 4], 1.9)]
     [-0.45, 0.03, 0.42]
@@ -286,13 +266,8 @@ def softmax_backward(weights: list[float], d_weights: list[float], delta: float)
 
 
 def ordinary_backward(
-    q: list[list[float]],
-    k: list[list[float]],
-    v: list[list[float]],
-    weights: list[list[float]],
-    d_out: list[list[float]],
-    memory: TwoMemories,
-) -> tuple[list[list[float]], list[list[float]], list[list[float]]]:
+    q: Matrix, k: Matrix, v: Matrix, weights: Matrix, d_out: Matrix, memory: TwoMemories
+) -> tuple[Matrix, Matrix, Matrix]:
     """The gradients (d_q, d_k, d_v), with the weights loaded from slow memory."""
     scale = len(q[0]) ** -0.5
     memory.load(weights, d_out)
@@ -317,82 +292,466 @@ def ordinary_backward(
     return d_q, d_k, d_v
 
 
-# Flash: now a tile of keys stays, and the tiles of queries pass by, so that d_k and d_v can grow in
-# fast memory. d_q cannot: each of its rows gets a part from every tile of keys, so it is loaded,
-# added to and stored each time. (On a GPU several units do this at once, with atomic additions, so
-# the order of the sum, and with it the last bits, may differ from run to run.)
+# In the flash backward a tile of keys stays and the tiles of queries pass by, so that dK and dV can
+# grow in fast memory. dQ cannot: each of its rows receives a part from every tile of keys, so it is
+# loaded, added to and stored again each time. (On a GPU many units do this at once, by atomic
+# additions in no fixed order: the last bits of dQ may then differ from run to run.)
+#
+# It computes the scores a second time: 7 products of matrices instead of 6 in forward and backward
+# together. Flash attention saves words, not arithmetic.
 
 
-def row_deltas(out: list[list[float]], d_out: list[list[float]]) -> list[float]:
-    """D of every row: the mean of its d_weights, weighted by its weights."""
-    return [dot(o, d) for o, d in zip(out, d_out)]
-
-
-def tile_weights(
-    q_tile: list[list[float]],
-    k_tile: list[list[float]],
-    lse_tile: list[float],
-    rows: range,
-    columns: range,
-) -> list[list[float]]:
-    """Compute the weights of one tile again: exp(score - lse), and 0 where a query may not read."""
-    scale = len(q_tile[0]) ** -0.5
-    weights = []
-    for row, query, total in zip(rows, q_tile, lse_tile):
-        keys = k_tile[: num_visible(row, columns)]
-        visible = [exp(dot(query, key) * scale - total) for key in keys]
-        weights.append(visible + [0.0] * (len(columns) - len(visible)))
-    return weights
+def row_deltas(out: Matrix, d_out: Matrix) -> list[float]:
+    """D of every row: dO_i . O_i."""
+    return list(map(dot, d_out, out))
 
 
 def flash_backward(
-    q: list[list[float]],
-    k: list[list[float]],
-    v: list[list[float]],
-    out: list[list[float]],
-    lse: list[float],
-    d_out: list[list[float]],
-    block: int,
-    memory: TwoMemories,
-) -> tuple[list[list[float]], list[list[float]], list[list[float]]]:
+    q: Matrix, k: Matrix, v: Matrix, saved: Saved, d_out: Matrix, block: int, memory: TwoMemories
+) -> tuple[Matrix, Matrix, Matrix]:
     """The gradients (d_q, d_k, d_v), tile by tile. Dao, "FlashAttention-2", 2023, algorithm 2."""
+    out, lse = saved
     scale = len(q[0]) ** -0.5
     memory.load(out, d_out)
     delta = row_deltas(out, d_out)
-    d_q, d_k, d_v = [[[0.0] * len(x[0]) for _ in x] for x in (q, k, v)]
+    d_q, d_k, d_v = [[0.0] * len(q[0])] * len(q), [], []
     memory.store(delta, d_q)
     for columns in tiles(len(k), block):
-        keys = slice(columns.start, columns.stop)
-        memory.load(k[keys], v[keys])
+        k_tile, v_tile = take(k, columns), take(v, columns)
+        memory.load(k_tile, v_tile)
+        d_k_tile, d_v_tile = scaled(k_tile, 0.0), scaled(v_tile, 0.0)
         for rows in tiles(len(q), block):
             if rows.stop <= columns.start:
-                continue  # skipped: no query of this tile reads these keys
-            queries = slice(rows.start, rows.stop)
-            parts = [x[queries] for x in (q, d_out, lse, delta, d_q)]
-            memory.load(*parts)
-            q_tile, d_out_tile, lse_tile, delta_tile, d_q_tile = parts
+                continue  # skipped: these queries come before these keys
+            loaded = [take(x, rows) for x in (q, d_out, lse, delta, d_q)]
+            memory.load(*loaded)
+            q_tile, d_out_tile, lse_tile, delta_tile, d_q_tile = loaded
 
-            weights = tile_weights(q_tile, k[keys], lse_tile, rows, columns)
-            d_weights = [[dot(d, value) for value in v[keys]] for d in d_out_tile]
+            scores = tile_scores(q_tile, k_tile, rows, columns)
+            weights = [[exp(s - total) for s in row] for row, total in zip(scores, lse_tile)]
+            d_weights = [[dot(d, value) for value in v_tile] for d in d_out_tile]
             d_scores = list(map(softmax_backward, weights, d_weights, delta_tile))
-            memory.hold(k[keys], v[keys], d_k[keys], d_v[keys], *parts, weights, d_scores)
+            memory.hold(k_tile, v_tile, d_k_tile, d_v_tile, *loaded, weights, d_scores)
 
-            d_v[keys] = add_matrices(d_v[keys], matmul(transpose(weights), d_out_tile))
-            d_k[keys] = add_matrices(d_k[keys], scaled(matmul(transpose(d_scores), q_tile), scale))
-            d_q[queries] = add_matrices(d_q_tile, scaled(matmul(d_scores, k[keys]), scale))
-            memory.store(d_q[queries])
-        memory.store(d_k[keys], d_v[keys])
+            d_v_tile = add_matrices(d_v_tile, matmul(transpose(weights), d_out_tile))
+            d_k_tile = add_matrices(d_k_tile, scaled(matmul(transpose(d_scores), q_tile), scale))
+            d_q_tile = add_matrices(d_q_tile, scaled(matmul(d_scores, k_tile), scale))
+            d_q[rows.start : rows.stop] = d_q_tile
+            memory.store(d_q_tile)
+        memory.store(d_k_tile, d_v_tile)
+        d_k += d_k_tile
+        d_v += d_v_tile
     return d_q, d_k, d_v
 
 
 # === TRAINING, BOTH WAYS ===
 
-# To see that exact gradients are enough, the same model is trained twice, from the same start and
-# on the same data, once with each attention. The task is a phone book: 26 letters, each with a
-# digit, in random order, and then 26 questions: which digit did this letter have? A new book is
-# drawn at every step, so the answer can only be read from the rows above. Chance is 1 in 10.
-# The model is as small as it can be: one attention head, no MLP, and no positions, since the order
-# of a phone book does not matter.
+# The same model is trained twice, from the same start and on the same data, once with each
+# attention. The task is a phone book: 26 letters in random order, each with a digit, and then 26
+# questions: which digit did this letter have? Every step draws a new book, so the answer can be had
+# only from the rows above. Guessing is right 1 time in 10. The model (in the appendix) is as small
+# as it can be: one attention head, no MLP, and no positions, since the order of entries is random.
+#
+# In production: torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True). It takes
+# a fused kernel if one applies, and otherwise silently computes the ordinary way. On a GPU the
+# flash kernel needs float16 or bfloat16 and no mask but the causal one; nn.MultiheadAttention must
+# also be told need_weights=False. Under sdpa_kernel(SDPBackend.FLASH_ATTENTION), from
+# torch.nn.attention, there is an error instead of a silent substitute. For a mask of your own,
+# FlexAttention compiles a fused kernel.
+
+
+def ordinary_attention(q: Tensor, k: Tensor, v: Tensor, memory: TwoMemories) -> Tensor:
+    """The engine's operation: [N][d] each -> [N][d]. All weights live until backward."""
+    out, weights = ordinary_forward(q.data, k.data, v.data, memory)
+
+    def pass_back(d_out: Matrix) -> tuple:
+        return ordinary_backward(q.data, k.data, v.data, weights, d_out, memory)
+
+    return Tensor(out, (q, k, v), pass_back)
+
+
+def flash_attention(q: Tensor, k: Tensor, v: Tensor, memory: TwoMemories) -> Tensor:
+    """The same operation. Besides its inputs, only out and lse live until backward."""
+    saved = flash_forward(q.data, k.data, v.data, BLOCK, memory)
+
+    def pass_back(d_out: Matrix) -> tuple:
+        return flash_backward(q.data, k.data, v.data, saved, d_out, BLOCK, memory)
+
+    return Tensor(saved[0], (q, k, v), pass_back)
+
+
+def train(rng: random.Random) -> tuple[Reader, float]:
+    """Train two readers on the same books, one with each attention -> the reader with flash
+    attention, and the largest difference between the two losses at any step.
+    """
+    readers = [Reader(random.Random(SEED)), Reader(random.Random(SEED))]
+    attentions = (ordinary_attention, flash_attention)
+    memories = (TwoMemories(), TwoMemories(FAST_WORDS))
+    optimizers = [Adam(reader.parameters(), betas=(0.9, 0.99)) for reader in readers]
+    largest_gap = 0.0
+    for step in range(1, NUM_STEPS + 1):
+        letters, digits, answers = new_book(rng)
+        losses = []
+        for reader, attention, memory, optimizer in zip(readers, attentions, memories, optimizers):
+            logits = reader.forward(letters, digits, partial(attention, memory=memory))
+            loss = cross_entropy(rows_from(logits, 26), answers)  # of the questions only
+            loss.backward()
+            optimizer.step(LEARNING_RATE * (1.0 - (step - 1) / NUM_STEPS))
+            losses.append(loss.item())
+        largest_gap = max(largest_gap, abs(losses[0] - losses[1]))
+        if step % 20 == 0:
+            both = f"ordinary {losses[0]:.6f} | flash {losses[1]:.6f}"
+            print(f"step {step:4d}/{NUM_STEPS} | {both}", flush=True)
+    return readers[1], largest_gap
+
+
+# === DECODING: THE SAME MERGE ===
+
+# A trained model answers row by row: one query reads the keys and values of all rows before it,
+# which are kept (the KV cache). With one query there are no tiles of queries to share out among the
+# GPU's hundred units: one would walk through the whole cache while the others wait. So the cache is
+# cut into parts, each part is summarised by a unit of its own, and the summaries are merged. This
+# is split-K, or Flash-Decoding: the same merge as between tiles, in another order.
+
+
+def decode_attention(query: list[float], k: Matrix, v: Matrix, num_parts: int) -> list[float]:
+    """One query [d] over a cache k, v [n][d] in several parts -> its output [d]."""
+    scale = len(query) ** -0.5
+    summaries = []
+    for part in tiles(len(k), math.ceil(len(k) / num_parts)):
+        scores = [dot(query, key) * scale for key in take(k, part)]
+        summaries.append(summarise(scores, take(v, part)))
+    _, total, weighted = reduce(merge, summaries)
+    return [x / total for x in weighted]
+
+
+def answer(reader: Reader, letters: Sequence[int], digits: Sequence[int]) -> Matrix:
+    """Read the 26 entries at once with flash_forward (prefill), then the questions one by one with
+    decode_attention -> logits [26][10].
+    """
+    keys, values = [], []
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        keys.extend(k.data)
+        values.extend(v.data)
+        if len(q.data) > 1:
+            memory = TwoMemories(FAST_WORDS)
+            return Tensor(flash_forward(q.data, k.data, v.data, BLOCK, memory)[0])
+        return Tensor([decode_attention(q.data[0], keys, values, NUM_PARTS)])
+
+    reader.forward(letters[:26], digits[:26], attend)
+    return [reader.forward([letter], [UNKNOWN], attend).data[0] for letter in letters[26:]]
+
+
+def test_reader(reader: Reader, rng: random.Random) -> tuple[float, float]:
+    """Ask about new books -> the share of right answers, and the largest difference between a logit
+    from decoding and the same logit from ordinary attention over the whole book.
+    """
+    num_right, worst = 0, 0.0
+    attend = partial(ordinary_attention, memory=TwoMemories())
+    for _ in range(NUM_TEST):
+        letters, digits, answers = new_book(rng)
+        logits = answer(reader, letters, digits)
+        whole = reader.forward(letters, digits, attend).data[26:]
+        worst = max(worst, largest_difference(logits, whole))
+        num_right += sum([row.index(max(row)) == digit for row, digit in zip(logits, answers)])
+    return num_right / (NUM_TEST * 26), worst
+
+
+# === MEASURING ===
+
+# What no method can avoid is to load each input once and to store each result once: forward, q, k
+# and v are loaded and out is stored, 4 N d words; backward, q, k, v and d_out are loaded and three
+# gradients stored, 7 N d words. This floor can be reached if everything fits into fast memory. But
+# then ordinary attention could keep its N x N matrices there too, and nothing would be gained.
+#
+# How many words do tiles of B rows move? Forward, each of the N / B tiles of queries loads the keys
+# and values up to its diagonal: N / 2 rows of 2 d words on average, N^2 d / B in all. Ordinary
+# attention moves a triangle of N^2 / 2 words four times: 2 B / d times as much, for large N. Dao et
+# al. use tiles of M / (4 d) keys for a fast memory of M words, which makes N^2 d^2 / M, and prove
+# that no exact method can be of a lower order for every M. On an A100 (N = 1,024, d = 64, forward
+# and backward) they count 4.4 GB instead of 40.3, though 75 GFLOP instead of 67, and measure 7.3 ms
+# instead of 41.7.
+
+
+def run_ordinary(problem: Sequence[Matrix], memory: TwoMemories) -> tuple[list[Matrix], int]:
+    """Forward and backward -> [out, d_q, d_k, d_v], and the words moved by the forward alone."""
+    q, k, v, d_out = problem
+    out, weights = ordinary_forward(q, k, v, memory)
+    moved_forward = memory.moved
+    return [out, *ordinary_backward(q, k, v, weights, d_out, memory)], moved_forward
+
+
+def run_flash(
+    problem: Sequence[Matrix], memory: TwoMemories, block: int = BLOCK
+) -> tuple[list[Matrix], int]:
+    """The same with flash attention."""
+    q, k, v, d_out = problem
+    saved = flash_forward(q, k, v, block, memory)
+    moved_forward = memory.moved
+    return [saved[0], *flash_backward(q, k, v, saved, d_out, block, memory)], moved_forward
+
+
+def measure(run: Callable, problem: Sequence[Matrix]) -> tuple[int, float]:
+    """Words moved by forward and backward, and the most megabytes that Python held meanwhile."""
+    memory = TwoMemories()
+    tracemalloc.start()
+    run(problem, memory)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return memory.moved, peak / 1e6
+
+
+def main() -> dict[str, object]:
+    """Check that both ways agree, train with both, answer questions, and count."""
+    rng = random.Random(SEED)
+    problem = new_problem(CHECK_LENGTH, rng)
+    report_walk(problem)
+    expected, _ = run_ordinary(problem, TwoMemories())
+    found, _ = run_flash(problem, TwoMemories(FAST_WORDS))
+    errors = list(map(largest_difference, found, expected))
+    report_errors(errors)
+
+    start = time.perf_counter()
+    reader, loss_gap = train(rng)
+    print(f"time  training both took {time.perf_counter() - start:.1f} s")
+    recall, decode_error = test_reader(reader, rng)
+    report_answers(reader, rng, recall, decode_error)
+
+    problem = new_problem(COMPARE_LENGTH, rng)
+    traffic = report_traffic(problem)
+    report_seconds(problem)
+    problems = [new_problem(length, rng) for length in LENGTHS]
+    growth: dict[str, Sequence[float]] = {}
+    for name, run in (("ordinary", run_ordinary), ("flash", run_flash)):
+        growth[name], growth[f"{name}_mb"] = zip(*[measure(run, problem) for problem in problems])
+    exponents = {name: exponent(LENGTHS, costs) for name, costs in growth.items()}
+    report_growth(growth, exponents)
+    headline = {
+        "error": max(*errors, decode_error),
+        "loss_gap": loss_gap,
+        "recall": recall,
+        "traffic_ratio": traffic["ordinary"] / traffic["best"],
+        "traffic_exponent": exponents["flash"],
+        "memory_exponent": exponents["flash_mb"],
+    }
+    report_conclusion(headline, exponents, traffic)
+    details = {"errors": errors, "decode_error": decode_error, "traffic": traffic}
+    return {**headline, "details": {**details, "growth": growth, "exponents": exponents}}
+
+
+# === APPENDIX: REPORT AND HELPERS ===
+
+
+def new_problem(length: int, rng: random.Random) -> list[Matrix]:
+    """Random q, k, v and d_out, each [length][HEAD_DIM]."""
+    return [
+        [[rng.gauss(0.0, 1.0) for _ in range(HEAD_DIM)] for _ in range(length)] for _ in range(4)
+    ]
+
+
+def exponent(sizes: Sequence[int], costs: Sequence[float]) -> float:
+    """The slope of log(cost) against log(size), by least squares: 2 means quadratic.
+
+    >>> round(exponent([10, 20, 40], [5, 20, 80]), 6)
+    2.0
+    """
+    x, y = [log(size) for size in sizes], [log(cost) for cost in costs]
+    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
+    rise = sum([(a - mean_x) * (b - mean_y) for a, b in zip(x, y)])
+    return rise / sum([(a - mean_x) ** 2 for a in x])
+
+
+def count_words(array: Sequence) -> int:
+    """How many numbers are in a list of numbers, or in a list of such lists.
+
+    >>> count_words([[1.0, 2.0], [3.0]])
+    3
+    """
+    if not array or isinstance(array[0], (int, float)):
+        return len(array)
+    return sum(map(count_words, array))
+
+
+def tiles(length: int, block: int) -> list[range]:
+    """Cut rows 0..length-1 into blocks.
+
+    >>> tiles(5, 2)
+    [range(0, 2), range(2, 4), range(4, 5)]
+    """
+    return [range(i, min(i + block, length)) for i in range(0, length, block)]
+
+
+def take(x: list, rows: range) -> list:
+    """The entries of x that these rows name.
+
+    >>> take([10, 20, 30, 40], range(1, 3))
+    [20, 30]
+    """
+    return x[rows.start : rows.stop]
+
+
+def triangle_times(triangle: Matrix, x: Matrix) -> Matrix:
+    """A lower triangle [N][N], whose row i has i + 1 entries, times x [N][d] -> [N][d].
+
+    >>> triangle_times([[2.0], [3.0, 4.0]], [[1.0], [10.0]])
+    [[2.0], [43.0]]
+    """
+    columns = transpose(x)
+    return [[dot(row, column[: len(row)]) for column in columns] for row in triangle]
+
+
+def transposed_triangle_times(triangle: Matrix, x: Matrix) -> Matrix:
+    """The transpose of a lower triangle [N][N] times x [N][d] -> [N][d].
+
+    >>> transposed_triangle_times([[2.0], [3.0, 4.0]], [[1.0], [10.0]])
+    [[32.0], [40.0]]
+    """
+    columns = transpose(x)
+    result = []
+    for j in range(len(triangle)):
+        entries = [row[j] for row in triangle[j:]]
+        result.append([dot(entries, column[j:]) for column in columns])
+    return result
+
+
+def scaled(matrix: Matrix, factor: float) -> Matrix:
+    """Every entry times one number."""
+    return [[value * factor for value in row] for row in matrix]
+
+
+def rows_from(x: Tensor, first: int) -> Tensor:
+    """The rows of x [N][M] from the first wanted one on; the others get no gradient."""
+    blank = [[0.0] * len(x.data[0])] * first
+    return Tensor(x.data[first:], (x,), lambda d_out: (blank + d_out,))
+
+
+def largest_difference(a: Matrix, b: Matrix) -> float:
+    """max |a - b| over two matrices of the same shape."""
+    return max([abs(x - y) for row_a, row_b in zip(a, b) for x, y in zip(row_a, row_b)])
+
+
+def report_walk(problem: list[Matrix]) -> None:
+    """Follow the last query through its tiles of keys."""
+    q, k, v, _ = problem
+    scores = [dot(q[-1], key) * HEAD_DIM**-0.5 for key in k]
+    print(f"The last of {len(q)} queries merges its scores, {BLOCK} at a time")
+    print("   keys   largest here   largest so far   old sum times   sum so far")
+    summary: Summary = (-math.inf, 0.0, [0.0] * HEAD_DIM)
+    for columns in tiles(len(k), BLOCK):
+        part = summarise(scores[columns.start : columns.stop], v[columns.start : columns.stop])
+        old_m, summary = summary[0], merge(summary, part)
+        name = f"{columns.start}-{columns.stop - 1}"
+        factor = exp(old_m - summary[0])
+        print(f"{name:>7}{part[0]:>15.3f}{summary[0]:>17.3f}{factor:>16.4f}{summary[1]:>13.4f}")
+    lse, direct = summary[0] + log(summary[1]), log_sum_exp(scores)
+    print(f"log-sum-exp: {lse:.12f} by merging, {direct:.12f} from all at once")
+
+
+def report_errors(errors: Sequence[float]) -> None:
+    """The largest difference between flash and ordinary attention, by result."""
+    print("\nLargest difference from ordinary attention, tiles of", BLOCK, "rows")
+    names = ("out", "d_q", "d_k", "d_v")
+    print("  " + "   ".join([f"{name} {error:.0e}" for name, error in zip(names, errors)]))
+    print(f"\nTraining a reader of phone books twice, chance is ln 10 = {log(10):.2f} nats")
+
+
+def report_answers(reader: Reader, rng: random.Random, recall: float, decode_error: float) -> None:
+    """Show one book and some answers, and how many are right."""
+    letters, digits, answers = new_book(rng)
+    logits = answer(reader, letters, digits)
+    entries = [f"{LETTERS[i]}{digit}" for i, digit in zip(letters[:26], digits)]
+    print(f"\nA new book   {' '.join(entries[:13])}\n             {' '.join(entries[13:])}")
+    guesses = [row.index(max(row)) for row in logits]
+    shown = [f"{LETTERS[i]}{guess}" for i, guess in zip(letters[26:], guesses)]
+    print(f"Answers      {' '.join(shown[:13])}\n             {' '.join(shown[13:])}")
+    print(f"Right in {NUM_TEST} new books: {recall:.1%} of {NUM_TEST * 26} (guessing: 10%)")
+    print(f"Logits from a cache in {NUM_PARTS} parts differ by {decode_error:.0e} at most.")
+
+
+def report_traffic(problem: Sequence[Matrix]) -> dict[str, int]:
+    """Print the words moved by ordinary attention, by flash attention with each tile size, and the
+    floor -> words forward and backward together: ordinary, smallest tiles, best tiles, floor.
+    """
+    length = len(problem[0])
+    print(f"\nWords moved, N = {length}, d = {HEAD_DIM}, fast memory of {FAST_WORDS:,} words")
+    print("                    held   forward   backward      total")
+
+    def show(title: str, held: str, forward: int, total: int) -> int:
+        words = f"{forward:>10,}{total - forward:>11,}{total:>11,}"
+        bar = "#" * max(1, round(total / 80000))
+        print(f"{title:<16}{held:>8}{words}  {bar}")
+        return total
+
+    memory = TwoMemories()
+    _, forward = run_ordinary(problem, memory)
+    ordinary = show("ordinary", "", forward, memory.moved)
+    flash = []
+    for block in BLOCKS:
+        memory = TwoMemories(FAST_WORDS)
+        try:
+            _, forward = run_flash(problem, memory, block)
+        except MemoryError as refusal:
+            print(f"flash, {block:>2} rows   refused: {refusal}")
+            continue
+        title = f"flash, {block:>2} row{'s' if block > 1 else ''}"
+        flash.append(show(title, f"{memory.most_held:,}", forward, memory.moved))
+    floor = 4 * length * HEAD_DIM
+    floor = show("floor", "", floor, floor * 11 // 4)
+    return {"ordinary": ordinary, "smallest": flash[0], "best": min(flash), "floor": floor}
+
+
+def report_seconds(problem: Sequence[Matrix]) -> None:
+    """How long both ways take here, where the time goes to the interpreter and not to memory."""
+    seconds = []
+    for run in (run_ordinary, run_flash):
+        start = time.perf_counter()
+        run(problem, TwoMemories())
+        seconds.append(time.perf_counter() - start)
+    print(f"time  N = {len(problem[0])}: ordinary {seconds[0]:.2f} s, flash {seconds[1]:.2f} s")
+
+
+def report_growth(growth: dict[str, Sequence[float]], exponents: dict[str, float]) -> None:
+    """Words and megabytes against N, and the exponents."""
+    print(f"\nGrowth with N, forward and backward, tiles of {BLOCK} rows")
+    print("            words moved                  measured memory, MB")
+    print("     N    ordinary     flash   ratio    ordinary     flash   ratio")
+    for length, a, a_mb, b, b_mb in zip(LENGTHS, *growth.values()):
+        words = f"{a:>12,}{b:>10,}{a / b:>8.1f}"
+        print(f"{length:>6}{words}{a_mb:>12.1f}{b_mb:>10.1f}{a_mb / b_mb:>8.0f}")
+    a, a_mb, b, b_mb = exponents.values()
+    print(f"  N to the{a:>8.2f}{b:>10.2f}{a_mb:>20.1f}{b_mb:>10.1f}")
+    steps = [costs[-1] / costs[-2] for costs in growth.values()]
+    print(f"From N = {LENGTHS[-2]} to {LENGTHS[-1]} the words that flash moves grow by a factor of")
+    print(f"{steps[2]:.2f} (a quadratic: {(LENGTHS[-1] / LENGTHS[-2]) ** 2:.0f}).")
+
+
+def report_conclusion(
+    headline: dict[str, float], exponents: dict[str, float], traffic: dict[str, int]
+) -> None:
+    """What was shown, in words that follow the numbers."""
+    print()
+    if headline["error"] <= 1e-12 and headline["loss_gap"] <= 1e-9:
+        print(f"Flash attention is exact: all differences are rounding, {headline['error']:.0e} at")
+        print(f"most, and {headline['loss_gap']:.0e} between the losses over {NUM_STEPS} steps.")
+    else:
+        print(f"NOT exact: outputs or gradients differ by {headline['error']:.0e}, the losses of")
+        print(f"the two trainings by up to {headline['loss_gap']:.0e}.")
+    print(f"The trained reader answers {headline['recall']:.1%} of the questions.")
+    saved, above = headline["traffic_ratio"], traffic["best"] / traffic["floor"]
+    print(f"With the best tiles it moves {saved:.1f} times fewer words than ordinary attention,")
+    print(f"and still {above:.1f} times the floor.")
+    if traffic["smallest"] > traffic["ordinary"]:
+        more = traffic["smallest"] / traffic["ordinary"]
+        print(f"Never storing the N x N matrices is not enough: tiles of {BLOCKS[0]} row move")
+        print(f"{more:.1f} times more than ordinary attention. Large tiles are what saves words.")
+    words, megabytes = exponents["flash"], exponents["flash_mb"]
+    print(f"Its memory grows like N^{megabytes:.1f}, the words that it moves like N^{words:.2f}.")
+    if words >= 1.5 and megabytes <= 1.2:
+        print("So only memory is linear in N. Words are fewer, and still nearly quadratic.")
+
+
+# === APPENDIX: THE TASK AND THE MODEL ===
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 UNKNOWN = 10  # stands in a question where an entry has its digit
@@ -433,371 +792,6 @@ class Reader:
         q, k, v = [linear(x, weight) for weight in (self.query, self.key, self.value)]
         x = x + linear(attend(q, k, v), self.attention_out)
         return linear(x, self.to_logits)
-
-
-# In production: torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True). It runs a
-# fused kernel where one applies, and otherwise, without a word, the ordinary way. PyTorch's flash
-# kernel wants a GPU, float16 or bfloat16 and no mask but the causal one; asking nn.MultiheadAttention
-# for the weights (need_weights=True, its default) also rules it out. Inside
-# torch.nn.attention.sdpa_kernel(SDPBackend.FLASH_ATTENTION) there is an error instead of a
-# substitute. FlexAttention compiles a fused kernel for a mask of your own.
-
-
-def ordinary_attention(q: Tensor, k: Tensor, v: Tensor, memory: TwoMemories) -> Tensor:
-    """The engine's operation: [N][d] each -> [N][d]. The weights live until backward."""
-    out, weights = ordinary_forward(q.data, k.data, v.data, memory)
-
-    def pass_back(d_out: list[list[float]]) -> tuple:
-        return ordinary_backward(q.data, k.data, v.data, weights, d_out, memory)
-
-    return Tensor(out, (q, k, v), pass_back)
-
-
-def flash_attention(q: Tensor, k: Tensor, v: Tensor, block: int, memory: TwoMemories) -> Tensor:
-    """The same operation. Only out and lse live until backward."""
-    out, lse = flash_forward(q.data, k.data, v.data, block, memory)
-
-    def pass_back(d_out: list[list[float]]) -> tuple:
-        return flash_backward(q.data, k.data, v.data, out, lse, d_out, block, memory)
-
-    return Tensor(out, (q, k, v), pass_back)
-
-
-def train() -> tuple[Reader, float, list[float]]:
-    """Train two readers on the same books, one with each attention -> the flash reader, the largest
-    difference between their losses at any step, and the losses.
-    """
-    memory = TwoMemories(FAST_WORDS)
-    attends = (
-        lambda q, k, v: ordinary_attention(q, k, v, TwoMemories()),
-        lambda q, k, v: flash_attention(q, k, v, TRAIN_BLOCK, memory),
-    )
-    readers = [Reader(random.Random(SEED)) for _ in attends]
-    optimizers = [Adam(reader.parameters(), betas=(0.9, 0.99)) for reader in readers]
-    rng = random.Random(SEED + 1)
-    gaps, flash_losses = [], []
-    for step in range(1, NUM_STEPS + 1):
-        letters, digits, answers = new_book(rng)
-        losses = []
-        for reader, attend, optimizer in zip(readers, attends, optimizers):
-            logits = reader.forward(letters, digits, attend)
-            # Only the questions count: row 26 and after.
-            loss = cross_entropy(rows_from(logits, 26), answers)
-            loss.backward()
-            optimizer.step(LEARNING_RATE * (1.0 - (step - 1) / NUM_STEPS))
-            losses.append(loss.item())
-        gaps.append(abs(losses[0] - losses[1]))
-        flash_losses.append(losses[1])
-        if step % 20 == 0:
-            both = f"ordinary {losses[0]:.6f} | flash {losses[1]:.6f}"
-            print(f"step {step:4d}/{NUM_STEPS} | {both}", flush=True)
-    return readers[1], max(gaps), flash_losses
-
-
-# === DECODING: THE SAME MERGE ===
-
-# A trained model answers one row at a time: its query reads the keys and values of all rows before,
-# which are kept (the KV cache). Now there is one query and no tile of queries. One unit of the GPU
-# would have to walk through the whole cache while a hundred others wait. So the cache is cut into
-# parts, every part is summarised on its own, and the summaries are merged: split-K, or
-# Flash-Decoding. It is the same merge as between tiles; only the order of the work differs.
-
-
-def decode_attention(
-    query: list[float], k: list[list[float]], v: list[list[float]], num_parts: int
-) -> list[float]:
-    """One query [d] over a cache k, v [n][d] -> its output [d]."""
-    scale = len(query) ** -0.5
-    summaries = []
-    for part in tiles(len(k), math.ceil(len(k) / num_parts)):
-        keys, values = k[part.start : part.stop], v[part.start : part.stop]
-        summaries.append(summarise([dot(query, key) * scale for key in keys], values))
-    _, l, o = reduce(merge, summaries)
-    return [x / l for x in o]
-
-
-def answer(reader: Reader, letters: list[int], digits: list[int]) -> list[list[float]]:
-    """Read the 26 entries at once with flash_forward (prefill), then the questions one by one with
-    split-K -> logits [26][10].
-    """
-    keys, values = [], []
-
-    def prefill(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        keys.extend(k.data)
-        values.extend(v.data)
-        out, _ = flash_forward(q.data, k.data, v.data, TRAIN_BLOCK, TwoMemories(FAST_WORDS))
-        return Tensor(out)
-
-    def decode(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        keys.extend(k.data)
-        values.extend(v.data)
-        return Tensor([decode_attention(q.data[0], keys, values, NUM_PARTS)])
-
-    reader.forward(letters[:26], digits[:26], prefill)
-    return [reader.forward([letter], [UNKNOWN], decode).data[0] for letter in letters[26:]]
-
-
-def test(reader: Reader, rng: random.Random) -> tuple[float, float]:
-    """Ask about new books -> the share of right answers, and the largest difference between a logit
-    from decoding and the same one from ordinary attention over the whole book.
-    """
-    num_right, worst = 0, 0.0
-    for _ in range(NUM_TEST):
-        letters, digits, answers = new_book(rng)
-        logits = answer(reader, letters, digits)
-        whole = reader.forward(
-            letters, digits, lambda q, k, v: ordinary_attention(q, k, v, TwoMemories())
-        )
-        worst = max(worst, largest_difference(logits, whole.data[26:]))
-        num_right += sum([row.index(max(row)) == digit for row, digit in zip(logits, answers)])
-    return num_right / (NUM_TEST * 26), worst
-
-
-# === MEASURING ===
-
-# The same random problem for both ways. What no method can avoid is to load each input once and to
-# store each result once: q, k, v in and out back makes 4 N d words forward; q, k, v, d_out in and
-# three gradients back makes 7 N d backward. This floor is reached only if everything fits into
-# fast memory. Then ordinary attention, too, could keep its N x N matrices there, and flash
-# attention would gain nothing.
-
-
-def new_problem(length: int, rng: random.Random) -> list[list[list[float]]]:
-    """Random q, k, v and d_out, each [length][HEAD_DIM]."""
-    return [
-        [[rng.gauss(0.0, 1.0) for _ in range(HEAD_DIM)] for _ in range(length)] for _ in range(4)
-    ]
-
-
-def run_ordinary(problem: list, memory: TwoMemories) -> tuple[list, int]:
-    """Forward and backward -> [out, d_q, d_k, d_v], and the words moved by the forward alone."""
-    q, k, v, d_out = problem
-    out, weights = ordinary_forward(q, k, v, memory)
-    moved_forward = memory.moved
-    return [out, *ordinary_backward(q, k, v, weights, d_out, memory)], moved_forward
-
-
-def run_flash(problem: list, block: int, memory: TwoMemories) -> tuple[list, int]:
-    """The same with tiles of so many rows."""
-    q, k, v, d_out = problem
-    out, lse = flash_forward(q, k, v, block, memory)
-    moved_forward = memory.moved
-    return [out, *flash_backward(q, k, v, out, lse, d_out, block, memory)], moved_forward
-
-
-def measured_peak(run: Callable) -> float:
-    """The most megabytes that Python allocated at once while run() ran."""
-    tracemalloc.start()
-    run()
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    return peak / 1e6
-
-
-def exponent(sizes: Sequence[int], costs: Sequence[float]) -> float:
-    """The slope of log(cost) against log(size), by least squares: 2 means quadratic.
-
-    >>> round(exponent([10, 20, 40], [5, 20, 80]), 6)
-    2.0
-    """
-    x, y = [log(size) for size in sizes], [log(cost) for cost in costs]
-    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
-    rise = sum([(a - mean_x) * (b - mean_y) for a, b in zip(x, y)])
-    return rise / sum([(a - mean_x) ** 2 for a in x])
-
-
-def measure_growth(rng: random.Random) -> dict[str, list[float]]:
-    """Words moved and megabytes held by forward and backward at each of LENGTHS, both ways."""
-    result: dict[str, list[float]] = {
-        name: [] for name in ("ordinary", "flash", "ordinary_mb", "flash_mb")
-    }
-    for length in LENGTHS:
-        problem = new_problem(length, rng)
-        slow, fast = TwoMemories(), TwoMemories(FAST_WORDS)
-        ordinary_mb = measured_peak(lambda p=problem, m=slow: run_ordinary(p, m))
-        flash_mb = measured_peak(lambda p=problem, m=fast: run_flash(p, BLOCK, m))
-        for name, value in zip(result, (slow.moved, fast.moved, ordinary_mb, flash_mb)):
-            result[name].append(value)
-    return result
-
-
-def main() -> dict[str, object]:
-    """Check that both ways agree, train with both, answer questions, and count."""
-    rng = random.Random(SEED)
-    problem = new_problem(CHECK_LENGTH, rng)
-    report_walk(problem)
-    expected, _ = run_ordinary(problem, TwoMemories())
-    found, _ = run_flash(problem, TRAIN_BLOCK, TwoMemories(FAST_WORDS))
-    errors = [largest_difference(a, b) for a, b in zip(expected, found)]
-    report_errors(errors)
-
-    start = time.perf_counter()
-    reader, loss_gap, losses = train()
-    print(f"time  training both took {time.perf_counter() - start:.1f} s")
-    recall, decode_error = test(reader, rng)
-    report_answers(reader, rng, recall, decode_error)
-
-    traffic = report_traffic(new_problem(COMPARE_LENGTH, rng))
-    growth = measure_growth(rng)
-    exponents = {name: exponent(LENGTHS, costs) for name, costs in growth.items()}
-    report_growth(growth, exponents)
-    headline = {
-        "error": max(errors),
-        "loss_gap": loss_gap,
-        "recall": recall,
-        "traffic_ratio": traffic["ordinary"] / traffic[BLOCK],
-        "traffic_exponent": exponents["flash"],
-        "memory_exponent": exponents["flash_mb"],
-    }
-    report_conclusion(headline, exponents, traffic)
-    details = {"losses": losses, "decode_error": decode_error, "traffic": traffic}
-    return {**headline, "details": {**details, "growth": growth, "exponents": exponents}}
-
-
-# === APPENDIX: REPORT AND HELPERS ===
-
-
-def count_words(array: Sequence) -> int:
-    """How many numbers are in a list of numbers, or in a list of such lists.
-
-    >>> count_words([[1.0, 2.0], [3.0]])
-    3
-    """
-    if not array or isinstance(array[0], (int, float)):
-        return len(array)
-    return sum(map(count_words, array))
-
-
-def triangle_times(triangle: list[list[float]], x: list[list[float]]) -> list[list[float]]:
-    """A lower triangle [N][N], whose row i has i + 1 entries, times x [N][d] -> [N][d].
-
-    >>> triangle_times([[2.0], [3.0, 4.0]], [[1.0], [10.0]])
-    [[2.0], [43.0]]
-    """
-    columns = transpose(x)
-    return [[dot(row, column[: len(row)]) for column in columns] for row in triangle]
-
-
-def transposed_triangle_times(
-    triangle: list[list[float]], x: list[list[float]]
-) -> list[list[float]]:
-    """The transpose of a lower triangle [N][N] times x [N][d] -> [N][d].
-
-    >>> transposed_triangle_times([[2.0], [3.0, 4.0]], [[1.0], [10.0]])
-    [[32.0], [40.0]]
-    """
-    columns = transpose(x)
-    result = []
-    for j in range(len(triangle)):
-        entries = [row[j] for row in triangle[j:]]
-        result.append([dot(entries, column[j:]) for column in columns])
-    return result
-
-
-def scaled(matrix: list[list[float]], factor: float) -> list[list[float]]:
-    """Every entry times one number."""
-    return [[value * factor for value in row] for row in matrix]
-
-
-def rows_from(x: Tensor, first: int) -> Tensor:
-    """The rows of x [N][M] from the first wanted one on; the others get no gradient."""
-    blank = [[0.0] * len(x.data[0])] * first
-    return Tensor(x.data[first:], (x,), lambda d_out: (blank + d_out,))
-
-
-def largest_difference(a: list[list[float]], b: list[list[float]]) -> float:
-    """max |a - b| over two matrices of the same shape."""
-    return max([abs(x - y) for row_a, row_b in zip(a, b) for x, y in zip(row_a, row_b)])
-
-
-def report_walk(problem: list[list[list[float]]]) -> None:
-    """Follow the last query through its tiles of keys."""
-    q, k, v, _ = problem
-    scores = [dot(q[-1], key) * HEAD_DIM**-0.5 for key in k]
-    print(f"The last of {len(q)} queries merges its scores, {TRAIN_BLOCK} at a time")
-    print("   keys   largest here   largest so far   old sum times   sum so far")
-    summary = no_scores(HEAD_DIM)
-    for columns in tiles(len(k), TRAIN_BLOCK):
-        part = summarise(scores[columns.start : columns.stop], v[columns.start : columns.stop])
-        old_m, summary = summary[0], merge(summary, part)
-        name = f"{columns.start}-{columns.stop - 1}"
-        factor = exp(old_m - summary[0])
-        print(f"{name:>7}{part[0]:>15.3f}{summary[0]:>17.3f}{factor:>16.4f}{summary[1]:>13.4f}")
-    lse, direct = summary[0] + log(summary[1]), log_sum_exp(scores)
-    print(f"log-sum-exp: {lse:.12f} by merging, {direct:.12f} from all at once")
-
-
-def report_errors(errors: Sequence[float]) -> None:
-    """The largest difference between flash and ordinary attention, by result."""
-    print("\nLargest difference from ordinary attention, tiles of", TRAIN_BLOCK, "rows")
-    names = ("out", "d_q", "d_k", "d_v")
-    print("  " + "   ".join([f"{name} {error:.0e}" for name, error in zip(names, errors)]))
-    print(f"\nTraining a reader of phone books twice, chance is ln 10 = {log(10):.2f} nats")
-
-
-def report_answers(
-    reader: Reader, rng: random.Random, recall: float, decode_error: float
-) -> None:
-    """Show one book and some answers, and how many are right."""
-    letters, digits, answers = new_book(rng)
-    logits = answer(reader, letters, digits)
-    entries = [f"{LETTERS[i]}{digit}" for i, digit in zip(letters[:26], digits)]
-    print(f"\nA new book   {' '.join(entries[:13])}\n             {' '.join(entries[13:])}")
-    guesses = [row.index(max(row)) for row in logits]
-    shown = [f"{LETTERS[i]}{guess}" for i, guess in zip(letters[26:], guesses)]
-    print(f"Answers      {' '.join(shown[:13])}\n             {' '.join(shown[13:])}")
-    print(f"Right in {NUM_TEST} new books: {recall:.1%} of {NUM_TEST * 26} (guessing: 10%)")
-    print(f"Logits from a cache in {NUM_PARTS} parts differ by {decode_error:.0e} at most.")
-
-
-def report_traffic(problem: list[list[list[float]]]) -> dict[str | int, int]:
-    """Print and return the words moved, forward and backward together, by ordinary attention, by
-    each tile size that fits, and the floor.
-    """
-    length = len(problem[0])
-    print(f"\nWords moved, N = {length}, d = {HEAD_DIM}, fast memory of {FAST_WORDS:,} words")
-    print("                      held   forward  backward     total")
-
-    def show(title: str, held: str, forward: int, total: int) -> None:
-        words = f"{forward:>10,}{total - forward:>10,}{total:>10,}"
-        print(f"{title:<18}{held:>8}{words}  {'#' * round(total / 40000)}".rstrip())
-
-    memory = TwoMemories()
-    _, forward = run_ordinary(problem, memory)
-    show("ordinary", "-", forward, memory.moved)
-    result: dict[str | int, int] = {"ordinary": memory.moved}
-    for block in BLOCKS:
-        memory = TwoMemories(FAST_WORDS)
-        try:
-            _, forward = run_flash(problem, block, memory)
-        except MemoryError as problem_with_it:
-            print(f"flash, {block:>2} rows     refused: {problem_with_it}")
-            continue
-        show(f"flash, {block:>2} rows", f"{memory.most_held:,}", forward, memory.moved)
-        result[block] = memory.moved
-    floor = 4 * length * HEAD_DIM
-    show("floor", "-", floor, floor * 11 // 4)
-    result["floor"] = floor * 11 // 4
-    return result
-
-
-def report_growth(growth: dict[str, list[float]], exponents: dict[str, float]) -> None:
-    """Words and megabytes against N, and the exponents."""
-    print(f"\nGrowth with N, forward and backward, tiles of {BLOCK} rows")
-    print("            words moved                  measured memory, MB")
-    print("     N    ordinary     flash   ratio    ordinary     flash   ratio")
-    for length, a, b, a_mb, b_mb in zip(LENGTHS, *growth.values()):
-        words = f"{a:>12,}{b:>10,}{a / b:>8.1f}"
-        print(f"{length:>6}{words}{a_mb:>12.1f}{b_mb:>10.1f}{a_mb / b_mb:>8.0f}")
-    a, b, a_mb, b_mb = exponents.values()
-    print(f"  N to the{a:>8.2f}{b:>10.2f}{a_mb:>20.1f}{b_mb:>10.1f}")
-
-
-def report_conclusion(
-    headline: dict[str, float], exponents: dict[str, float], traffic: dict[str | int, int]
-) -> None:
-    """What was shown, in words that follow the numbers."""
-    print(headline)
 
 
 # === APPENDIX: ENGINE (common/engine.py; microautograd.py derives it) ===
