@@ -25,7 +25,7 @@ q, k, v          Q, K, V         queries, keys, values of one attention head    
 scores           S               q_i . k_j / sqrt(d)                                [N][N]
 weights          P               softmax of each row of scores                      [N][N]
 out              O               weights times values                               [N][d]
-(m, l, o)        (m, l, O)       a summary: largest score, sum, weighted sum        1, 1, [d]
+Summary          (m, l, o)       largest score, total, weighted sum of values       1, 1, [d]
 lse              L               log-sum-exp of each row of scores, m + log l       [N]
 delta            D               dot product of each row of d_out and of out        [N]
 block            B_r = B_c       rows and columns of a tile                         a number
@@ -64,7 +64,7 @@ LENGTHS = (64, 128, 256, 512)  # N where growth is measured
 CHECK_LENGTH = 100  # N of the exactness check: six tiles and a rest of 4 rows
 
 WIDTH = 16  # entries of a vector in the model that is trained
-NUM_STEPS = 240  # one phone book each
+NUM_STEPS = 320  # one phone book each
 LEARNING_RATE = 0.02  # at the first step; it falls to 0 in a straight line
 NUM_TEST = 20  # new phone books, 26 questions each
 NUM_PARTS = 4  # into which the cache is cut for answering
@@ -399,7 +399,7 @@ def train(rng: random.Random) -> tuple[Reader, float]:
             optimizer.step(LEARNING_RATE * (1.0 - (step - 1) / NUM_STEPS))
             losses.append(loss.item())
         largest_gap = max(largest_gap, abs(losses[0] - losses[1]))
-        if step % 20 == 0:
+        if step % 40 == 0:
             both = f"ordinary {losses[0]:.6f} | flash {losses[1]:.6f}"
             print(f"step {step:4d}/{NUM_STEPS} | {both}", flush=True)
     return readers[1], largest_gap
@@ -657,14 +657,26 @@ def report_errors(errors: Sequence[float]) -> None:
 
 
 def report_answers(reader: Reader, rng: random.Random, recall: float, decode_error: float) -> None:
-    """Show one book and some answers, and how many are right."""
+    """Show one new book, where the reader looks for its answers, and how many are right."""
     letters, digits, answers = new_book(rng)
-    logits = answer(reader, letters, digits)
-    entries = [f"{LETTERS[i]}{digit}" for i, digit in zip(letters[:26], digits)]
-    print(f"\nA new book   {' '.join(entries[:13])}\n             {' '.join(entries[13:])}")
-    guesses = [row.index(max(row)) for row in logits]
-    shown = [f"{LETTERS[i]}{guess}" for i, guess in zip(letters[26:], guesses)]
-    print(f"Answers      {' '.join(shown[:13])}\n             {' '.join(shown[13:])}")
+    guesses = [row.index(max(row)) for row in answer(reader, letters, digits)]
+    weights: Matrix = []
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out, lse = flash_forward(q.data, k.data, v.data, BLOCK, TwoMemories())
+        every = range(len(letters))
+        for row, total in zip(tile_scores(q.data, k.data, every, every), lse):
+            weights.append([exp(score - total) for score in row])
+        return Tensor(out)
+
+    reader.forward(letters, digits, attend)
+    print("\nA new phone book, and the weights exp(score - lse) of some questions (@ is 1)")
+    print(f"letters   {' '.join([LETTERS[i] for i in letters[:26]])}")
+    print(f"digits    {' '.join(map(str, digits[:26]))}")
+    for n in range(8):
+        where = shade([weights[26 + n][:26]])[0]
+        verdict = "right" if guesses[n] == answers[n] else "wrong"
+        print(f"   {LETTERS[letters[26 + n]]}?     {where}  {guesses[n]} {verdict}")
     print(f"Right in {NUM_TEST} new books: {recall:.1%} of {NUM_TEST * 26} (guessing: 10%)")
     print(f"Logits from a cache in {NUM_PARTS} parts differ by {decode_error:.0e} at most.")
 
@@ -675,12 +687,13 @@ def report_traffic(problem: Sequence[Matrix]) -> dict[str, int]:
     """
     length = len(problem[0])
     print(f"\nWords moved, N = {length}, d = {HEAD_DIM}, fast memory of {FAST_WORDS:,} words")
-    print("                    held   forward   backward      total")
+    print("                    held   forward   backward      total  # = one floor")
+    floor = 4 * length * HEAD_DIM  # forward; with the backward 11 / 4 of it
 
     def show(title: str, held: str, forward: int, total: int) -> int:
         words = f"{forward:>10,}{total - forward:>11,}{total:>11,}"
-        bar = "#" * max(1, round(total / 80000))
-        print(f"{title:<16}{held:>8}{words}  {bar}")
+        bar = "#" * round(total / (floor * 11 // 4))
+        print(f"{title:<16}{held:>8}{words}  {bar if len(bar) <= 20 else bar[:20] + '>'}")
         return total
 
     memory = TwoMemories()
@@ -696,9 +709,8 @@ def report_traffic(problem: Sequence[Matrix]) -> dict[str, int]:
             continue
         title = f"flash, {block:>2} row{'s' if block > 1 else ''}"
         flash.append(show(title, f"{memory.most_held:,}", forward, memory.moved))
-    floor = 4 * length * HEAD_DIM
-    floor = show("floor", "", floor, floor * 11 // 4)
-    return {"ordinary": ordinary, "smallest": flash[0], "best": min(flash), "floor": floor}
+    least = show("floor", "", floor, floor * 11 // 4)
+    return {"ordinary": ordinary, "smallest": flash[0], "best": min(flash), "floor": least}
 
 
 def report_seconds(problem: Sequence[Matrix]) -> None:
@@ -722,8 +734,12 @@ def report_growth(growth: dict[str, Sequence[float]], exponents: dict[str, float
     a, a_mb, b, b_mb = exponents.values()
     print(f"  N to the{a:>8.2f}{b:>10.2f}{a_mb:>20.1f}{b_mb:>10.1f}")
     steps = [costs[-1] / costs[-2] for costs in growth.values()]
-    print(f"From N = {LENGTHS[-2]} to {LENGTHS[-1]} the words that flash moves grow by a factor of")
-    print(f"{steps[2]:.2f} (a quadratic: {(LENGTHS[-1] / LENGTHS[-2]) ** 2:.0f}).")
+    print(
+        f"From N = {LENGTHS[-2]} to {LENGTHS[-1]} flash's words grow {steps[2]:.2f}-fold, its memory"
+    )
+    print(
+        f"{steps[3]:.1f}-fold. A quadratic would grow {(LENGTHS[-1] / LENGTHS[-2]) ** 2:.0f}-fold."
+    )
 
 
 def report_conclusion(
@@ -737,7 +753,7 @@ def report_conclusion(
     else:
         print(f"NOT exact: outputs or gradients differ by {headline['error']:.0e}, the losses of")
         print(f"the two trainings by up to {headline['loss_gap']:.0e}.")
-    print(f"The trained reader answers {headline['recall']:.1%} of the questions.")
+    print(f"The reader trained with it answers {headline['recall']:.1%} of the questions right.")
     saved, above = headline["traffic_ratio"], traffic["best"] / traffic["floor"]
     print(f"With the best tiles it moves {saved:.1f} times fewer words than ordinary attention,")
     print(f"and still {above:.1f} times the floor.")
@@ -747,8 +763,8 @@ def report_conclusion(
         print(f"{more:.1f} times more than ordinary attention. Large tiles are what saves words.")
     words, megabytes = exponents["flash"], exponents["flash_mb"]
     print(f"Its memory grows like N^{megabytes:.1f}, the words that it moves like N^{words:.2f}.")
-    if words >= 1.5 and megabytes <= 1.2:
-        print("So only memory is linear in N. Words are fewer, and still nearly quadratic.")
+    if words >= 1.6 and megabytes <= 1.2:
+        print("Only the memory is linear in N: the words are fewer, but close to quadratic.")
 
 
 # === APPENDIX: THE TASK AND THE MODEL ===
@@ -1130,6 +1146,25 @@ class Adam:
                 for x_row, m_row, s_row in zip(parameter.data, mean, square)
             ]
             parameter.grad = None
+
+
+# === APPENDIX: PICTURES (common/pictures.py) ===
+
+SHADES = " .:-=+*#%@"  # from empty to full
+
+
+def shade(rows: Sequence[Sequence[float]], low: float = 0.0, high: float = 1.0) -> list[str]:
+    """A matrix [H][W] as H lines of 2 W characters: low is blank, high is @.
+
+    >>> shade([[0.0, 0.5, 1.0]])
+    ['  ==@@']
+    """
+    top = len(SHADES) - 1
+    lines = []
+    for row in rows:
+        levels = [(value - low) / (high - low) * top for value in row]
+        lines.append("".join([2 * SHADES[min(max(int(level), 0), top)] for level in levels]))
+    return lines
 
 
 if __name__ == "__main__":
