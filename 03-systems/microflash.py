@@ -34,6 +34,9 @@ d_x              dX              gradient of the loss with respect to x         
 Left out: attention that is not causal, tiles that are not square, dropout, several heads (each is
 a problem of its own), low precision, and what a GPU kernel does to keep its units busy.
 
+A number marked [results: key] is not from this run: it was recorded from a run with one thing
+changed, and stands in results/microflash.json under that key.
+
 Papers: Milakov & Gimelshein, "Online normalizer calculation for softmax", 2018, arXiv:1805.02867.
 Rabe & Staats, "Self-attention Does Not Need O(n^2) Memory", 2021, arXiv:2112.05682. Dao et al.,
 "FlashAttention: Fast and Memory-Efficient Exact Attention with IO-Awareness", 2022,
@@ -253,7 +256,8 @@ def flash_forward(q: Matrix, k: Matrix, v: Matrix, block: int, memory: TwoMemori
 #
 #     sum_k P_ik dP_ik = sum_k P_ik (dO_i . V_k) = dO_i . (sum_k P_ik V_k) = dO_i . O_i
 #
-# and these two rows are known before the sweep begins. So D is N short dot products.
+# and these two rows are known before the sweep begins. So D is N short dot products. If D is left
+# out, the reader trained below is right in 15% [results: delta_zero.recall] of its answers.
 
 
 def softmax_backward(weights: list[float], d_weights: list[float], delta: float) -> list[float]:
@@ -352,8 +356,9 @@ def flash_backward(
 # questions: which digit did this letter have? Every step draws a new book, so the answer can be had
 # only from the rows above. Guessing is right 1 time in 10. The model (in the appendix) is as small
 # as it can be: one attention head, no MLP, and no positions, since the order of entries is random.
-# Its 52 rows would fit into fast memory whole, so this shows that flash attention is exact, and not
-# what it saves.
+# Its 52 rows would fit into fast memory whole, so this shows that flash attention is exact, not what
+# it saves. Learning alone would prove little: it also learns without a mask in the diagonal tiles,
+# and is then right in 100% [results: no_mask.recall]. So the losses are compared at every step.
 #
 # In production: torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True). It takes
 # a fused kernel if one applies, and otherwise silently computes the ordinary way. On a GPU the
