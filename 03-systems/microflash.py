@@ -356,9 +356,9 @@ def flash_backward(
 # questions: which digit did this letter have? Every step draws a new book, so the answer can be had
 # only from the rows above. Guessing is right 1 time in 10. The model (in the appendix) is as small
 # as it can be: one attention head, no MLP, and no positions, since the order of entries is random.
-# Its 52 rows would fit into fast memory whole, so this shows that flash attention is exact, not what
-# it saves. Learning alone would prove little: it also learns without a mask in the diagonal tiles,
-# and is then right in 100% [results: no_mask.recall]. So the losses are compared at every step.
+# Its 52 rows would fit into fast memory whole: this shows that flash attention is exact, not what it
+# saves. Learning alone would prove little: it also learns without a mask in the diagonal tiles, and
+# is then right in 100% [results: no_mask.recall]. So the losses are compared at every step.
 #
 # In production: torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True). It takes
 # a fused kernel if one applies, and otherwise silently computes the ordinary way. On a GPU the
