@@ -256,8 +256,8 @@ def flash_forward(q: Matrix, k: Matrix, v: Matrix, block: int, memory: TwoMemori
 #
 #     sum_k P_ik dP_ik = sum_k P_ik (dO_i . V_k) = dO_i . (sum_k P_ik V_k) = dO_i . O_i
 #
-# and these two rows are known before the sweep begins. So D is N short dot products. If D is left
-# out, the reader trained below is right in 15% [results: delta_zero.recall] of its answers.
+# and these two rows are known before the sweep begins. So D is N short dot products. With D left
+# out, the reader trained below answers 15% [results: delta_zero.recall] of its questions right.
 
 
 def softmax_backward(weights: list[float], d_weights: list[float], delta: float) -> list[float]:
@@ -356,9 +356,9 @@ def flash_backward(
 # questions: which digit did this letter have? Every step draws a new book, so the answer can be had
 # only from the rows above. Guessing is right 1 time in 10. The model (in the appendix) is as small
 # as it can be: one attention head, no MLP, and no positions, since the order of entries is random.
-# Its 52 rows would fit into fast memory whole: this shows that flash attention is exact, not what it
-# saves. Learning alone would prove little: it also learns without a mask in the diagonal tiles, and
-# is then right in 100% [results: no_mask.recall]. So the losses are compared at every step.
+# Its 52 rows would fit into fast memory whole: this shows that flash attention is exact, and not
+# what it saves. Learning alone would prove little: the reader also learns without a mask in the
+# diagonal tiles, and then answers 100% [results: no_mask.recall]. So we compare all the losses.
 #
 # In production: torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True). It takes
 # a fused kernel if one applies, and otherwise silently computes the ordinary way. On a GPU the
