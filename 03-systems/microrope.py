@@ -1,4 +1,4 @@
-"""Rotating queries and keys makes attention depend on distance alone, but not on any distance.
+"""Rotating queries and keys makes attention depend on distance alone, yet new distances break it.
 
 Attention compares a query with keys and knows nothing of their places in the text. RoPE (rotary
 position embedding) cuts each query and each key into pairs of numbers, reads a pair as an arrow
@@ -79,8 +79,10 @@ LEARNED_RATE = 0.02  # for learned positions: no better with half or twice as mu
 TUNING_STEPS = 15  # on single long windows
 TUNING_RATE = 0.003
 NUM_WINDOWS = 24  # held-out windows of LONG_LENGTH letters
+NUM_SAMPLES = 6  # texts of LONG_LENGTH letters, written by each scheme
 SHIFT = 1000  # by how many positions all letters are moved, to see whether anything changes
 HELD_OUT = 0.1  # the last tenth of the book
+CUT = f"cut: last {TRAINED_LENGTH} only"  # the name of the fair rival in tables
 
 # === THE TEXT ===
 
@@ -380,29 +382,47 @@ def short_loss(model: LanguageModel, windows: Sequence[Sequence[int]], rope: Rop
     return mean(losses_by_place(model, pieces, rope))
 
 
-def generate(
-    model: LanguageModel, start: Sequence[int], count: int, rope: Rope, rng: random.Random
-) -> str:
-    """Continue the text by count letters. Keys go into the cache after their rotation: their
-    position is final. (Speeds that change while the text grows would spoil the cache.)
+def next_logits(
+    model: LanguageModel,
+    ids: Sequence[int],
+    cache: tuple[list[list[float]], list[list[float]]],
+    rope: Rope,
+    look_back: int,
+) -> list[float]:
+    """Read more letters -> logits [27] for the next one. The cache holds the keys and values of
+    all letters so far. Keys enter it after their rotation, which is final: only distances matter,
+    so nothing is rotated again when the cut moves on. (Frequencies that change while the text
+    grows, as in dynamic NTK, spoil this: keys in the cache were turned at another speed.)
     """
-    keys: list[list[float]] = []
-    values: list[list[float]] = []
-    text, unread = list(start), list(start)
+    keys, values = cache
+    positions = range(len(keys), len(keys) + len(ids))
+    spans = [(max(0, place + 1 - look_back), place + 1) for place in positions]
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        keys.extend(rotate(k, positions, rope).data)
+        values.extend(v.data)
+        past_k, past_v = [Tensor(rows, requires_grad=False) for rows in cache]
+        return scaled_dot_product_attention(rotate(q, positions, rope), past_k, past_v, 1, spans)
+
+    return model.forward(ids, positions, attend).data[-1]
+
+
+def generate(
+    model: LanguageModel,
+    start: Sequence[int],
+    count: int,
+    rope: Rope,
+    look_back: int,
+    rng: random.Random,
+) -> str:
+    """Continue the text by count letters."""
+    cache: tuple[list, list] = ([], [])
+    text, unread = "", list(start)
     for _ in range(count):
-        positions = list(range(len(keys), len(keys) + len(unread)))
-
-        def attend(q: Tensor, k: Tensor, v: Tensor, at: list[int] = positions) -> Tensor:
-            keys.extend(rotate(k, at, rope).data)
-            values.extend(v.data)
-            spans = [(0, position + 1) for position in at]
-            q = rotate(q, at, rope)
-            return scaled_dot_product_attention(q, Tensor(keys), Tensor(values), 1, spans)
-
-        logits = model.forward(unread, positions, attend).data[-1]
-        unread = rng.choices(range(len(LETTERS)), softmax_row(logits))
-        text += unread
-    return "".join([LETTERS[symbol] for symbol in text[len(start) :]])
+        probabilities = softmax_row(next_logits(model, unread, cache, rope, look_back))
+        unread = rng.choices(range(len(LETTERS)), probabilities)
+        text += LETTERS[unread[0]]
+    return text
 
 
 def far(losses: Sequence[float]) -> float:
@@ -466,7 +486,7 @@ def main() -> dict[str, object]:
         "YaRN": yarn_scaling(HEAD_DIM, BASE, SCALE, TRAINED_LENGTH),
     }
     report_dials(schemes)
-    losses = {"last 32 only": losses_by_place(model, windows, as_trained, TRAINED_LENGTH)}
+    losses = {CUT: losses_by_place(model, windows, as_trained, TRAINED_LENGTH)}
     for name, rope in schemes.items():
         losses[name] = losses_by_place(model, windows, rope)
     by_count = {0: far(losses["PI"]), HEAD_DIM // 2: far(losses["as trained"])}
@@ -475,14 +495,15 @@ def main() -> dict[str, object]:
         by_count[count] = far(losses_by_place(model, windows, rope))
     report_counts(by_count, as_trained)
 
-    print(f"\nTraining further: {TUNING_STEPS} steps on windows of {LONG_LENGTH} letters")
+    print(f"\nTraining on, with windows of {LONG_LENGTH} letters: as trained, then with YaRN")
     for name in ("as trained", "YaRN"):
         tuned = tune(model, schemes[name], training)
         losses[f"{name}, tuned"] = losses_by_place(tuned, windows, schemes[name])
     report_longer(losses)
-    report_samples(model, windows[0], schemes)
+    report_work()
+    word_lengths = report_samples(model, windows[0], schemes, symbols)
 
-    limit = far(losses["last 32 only"])
+    limit = far(losses[CUT])
     costs = {name: far(values) - limit for name, values in losses.items()}
     headline = {
         "shift_error": error,
@@ -492,9 +513,9 @@ def main() -> dict[str, object]:
         "yarn_cost": costs["YaRN"],
         "tuned_cost": costs["YaRN, tuned"],
     }
-    report_conclusion(headline, by_count, as_trained)
+    report_conclusion(headline, losses, by_count, word_lengths)
     details = {"short": short, "losses": losses, "costs": costs, "by_count": by_count}
-    return {**headline, "details": details}
+    return {**headline, "details": {**details, "word_lengths": word_lengths}}
 
 
 # === APPENDIX: REPORT AND HELPERS ===
@@ -519,17 +540,6 @@ def report_data(training: Sequence[int], held_out: Sequence[int]) -> None:
     """The facts before anything is learned."""
     print(f"Shakespeare: {len(training):,} letters to learn from, {len(held_out):,} held out")
     print(f"Knowing nothing, a letter costs ln {len(LETTERS)} = {log(len(LETTERS)):.2f} nats.")
-    scores = [
-        sum([stop - first for first, stop in pack([[0] * (length + 1)], look_back)[2]])
-        for look_back in (10**9, TRAINED_LENGTH)
-        for length in (LONG_LENGTH // 2, LONG_LENGTH)
-    ]
-    full, cut = math.log2(scores[1] / scores[0]), math.log2(scores[3] / scores[2])
-    print(
-        f"{LONG_LENGTH} letters are {scores[1]:,} scores if each reads all before it, which grows"
-    )
-    print(f"with the length to the power {full:.2f}; {scores[3]:,} if it reads the last")
-    print(f"{TRAINED_LENGTH} only, to the power {cut:.2f}.")
 
 
 def report_short(bigram: float, learned: float, rotary: float, error: float) -> None:
@@ -553,26 +563,27 @@ def dial(trained: float, now: float) -> list[str]:
         return {round(16 * part) % 16 for part in turns}
 
     met, new = reached(trained, TRAINED_LENGTH), reached(now, LONG_LENGTH)
-    rows = [[" "] * 9 for _ in range(5)]
+    rows = [[" "] * 7 for _ in range(5)]
     for place in range(16):
         angle = 2.0 * pi * place / 16
         mark = "#" if place in met else "o" if place in new else "."
-        rows[round(2.0 - 2.0 * cos(angle))][round(4.0 + 4.0 * sin(angle))] = mark
+        rows[round(2.0 - 2.0 * cos(angle))][round(3.0 + 3.0 * sin(angle))] = mark
     return ["".join(row) for row in rows]
 
 
 def report_dials(schemes: dict[str, Rope]) -> None:
     """Clock faces of all pairs, as trained and with YaRN."""
     before = schemes["as trained"].frequencies
-    print(f"\nAngles between letters at most {TRAINED_LENGTH - 1} apart (#), new ones at up to")
-    print(f"{LONG_LENGTH - 1} (o). Clockwise from the top; one face for each pair of columns.")
-    print("turns in " + "".join([f"{turns_in_training(f):^9.3f}" for f in before]).rstrip())
-    print(f"{TRAINED_LENGTH} letters")
+    print("\nThe pairs as clock faces, 0 at the top. # angle between two letters of a training")
+    print(
+        f"window, o new angle in {LONG_LENGTH} letters. Turns: times round in {TRAINED_LENGTH} letters."
+    )
     for name in ("as trained", "YaRN"):
         faces = [dial(*both) for both in zip(before, schemes[name].frequencies)]
         for number, parts in enumerate(zip(*faces)):
             label = name.split()[-1] if number == 2 else ""
-            print(f"{label:<8}{''.join(parts)}".rstrip())
+            print(f"{label:<9}{'  '.join(parts)}".rstrip())
+    print("turns    " + "  ".join([f"{turns_in_training(f):^7.3f}" for f in before]).rstrip())
 
 
 def turns_in_training(frequency: float) -> float:
@@ -600,31 +611,110 @@ def report_longer(losses: dict[str, list[float]]) -> None:
     }
     low, high = min(map(min, blocks.values())), max(map(max, blocks.values()))
     print(
-        f"\nLoss against length: {NUM_WINDOWS} held-out windows of {LONG_LENGTH} letters. Far: the"
+        f"\nLoss in {NUM_WINDOWS} held-out windows of {LONG_LENGTH} letters. Far - cut: from letter"
     )
-    print("loss from letter 64 on, less that of the cut. Picture: the darker, the higher the loss.")
-    print("letters              0-31   32-63   64-95  96-127      far  picture")
+    print("64 on, less the loss of the cut. Picture: along the window, dark = high loss.")
+    print("letters              0-31   32-63   64-95  96-127  far - cut")
     for name, values in losses.items():
         bands = [mean(values[i : i + 32]) for i in range(0, LONG_LENGTH, 32)]
         numbers = "".join([f"{loss:8.3f}" for loss in bands])
-        cost = far(values) - far(losses["last 32 only"])
+        cost = far(values) - far(losses[CUT])
         picture = shade([blocks[name]], low, high)[0]
-        print(f"{name:<17}{numbers}{cost:+9.3f}  [{picture}]")
+        print(f"{name:<17}{numbers}{cost:+11.3f} {picture}".rstrip())
 
 
-def report_samples(model: LanguageModel, window: Sequence[int], schemes: dict[str, Rope]) -> None:
-    """Let the model continue a text of the trained length, far beyond that length."""
-    start = window[:TRAINED_LENGTH]
-    print(f"\nContinued from letter {TRAINED_LENGTH} to {LONG_LENGTH + 32}, same random numbers:")
+def report_work() -> None:
+    """How the number of scores grows with the length of the text, counted from the spans."""
+    lengths = (64, 128, 256)
+    print("\nScores to compute, and rows of keys and values to keep")
+    print(f"{'letters':<17}" + "".join([f"{n:8d}" for n in lengths]) + "   growth     rows at 256")
+    for name, look_back in ((CUT, TRAINED_LENGTH), ("all so far", 10**9)):
+        counts = []
+        for length in lengths:
+            _, _, spans, _ = pack([[0] * (length + 1)], look_back)
+            counts.append(sum([stop - first for first, stop in spans]))
+        power = math.log2(counts[-1] / counts[-2])
+        numbers = "".join([f"{count:8,}" for count in counts])
+        rows = min(lengths[-1], look_back)
+        print(f"{name:<17}{numbers}   length^{power:.2f}{rows:14d}")
+
+
+def report_samples(
+    model: LanguageModel, window: Sequence[int], schemes: dict[str, Rope], book: Sequence[int]
+) -> dict[str, float]:
+    """Let the model continue a text of the trained length far beyond it, NUM_SAMPLES times with
+    each scheme -> the mean number of letters in a word beyond letter 64, by scheme.
+    """
+    start, skipped = window[:TRAINED_LENGTH], TRAINED_LENGTH
+    print(f"\nContinued from letter {TRAINED_LENGTH} on, with the same random numbers:")
     print(f"  [{''.join([LETTERS[symbol] for symbol in start])}]")
-    for name in ("as trained", "YaRN"):
-        text = generate(model, start, LONG_LENGTH, schemes[name], random.Random(SEED))
-        print(f"{name}\n  {text[:64]}\n  {text[64:]}")
+    lengths = {"the book": mean_word("".join([LETTERS[symbol] for symbol in book]))}
+    for name, key, look_back in (
+        (CUT, "as trained", TRAINED_LENGTH),
+        ("as trained", "as trained", 10**9),
+        ("YaRN", "YaRN", 10**9),
+    ):
+        rng = random.Random(SEED)
+        texts = [
+            generate(model, start, LONG_LENGTH, schemes[key], look_back, rng)
+            for _ in range(NUM_SAMPLES)
+        ]
+        print(f"{name}\n  {texts[0][:64]}\n  {texts[0][64:]}")
+        lengths[name] = mean_word(" ".join([text[skipped:] for text in texts]))
+    print(f"Letters per word from letter 64 on, in {NUM_SAMPLES} such texts each:")
+    print("  " + ", ".join([f"{name} {length:.1f}" for name, length in lengths.items()]))
+    return lengths
 
 
-def report_conclusion(numbers: dict[str, float], by_count: dict[int, float], trained: Rope) -> None:
+def mean_word(text: str) -> float:
+    """The mean number of letters in a word.
+
+    >>> mean_word("to be or nothing")
+    3.25
+    """
+    return mean([len(word) for word in text.split()])
+
+
+def report_conclusion(
+    numbers: dict[str, float],
+    losses: dict[str, list[float]],
+    by_count: dict[int, float],
+    words: dict[str, float],
+) -> None:
     """Say in words what the run has shown."""
+    raw, pi_cost, yarn = [numbers[key] for key in ("raw_cost", "pi_cost", "yarn_cost")]
+    tuned, limit = numbers["tuned_cost"], losses[CUT]
     print()
+    if numbers["shift_error"] <= 1e-9:
+        print("Distance alone counts: moving the whole text changes nothing but rounding.")
+    if raw > 0.03:
+        print(f"Yet far out the model as trained is worse than the cut, by {raw:.3f} nats.")
+    if words["as trained"] > 1.3 * words[CUT]:
+        print(f"It forgets to end its words: {words['as trained']:.1f} letters against the book's")
+        print(f"{words['the book']:.1f}; with YaRN it writes {words['YaRN']:.1f}.")
+    best = min(by_count, key=lambda count: by_count[count])
+    trained = rope_frequencies(HEAD_DIM, BASE)
+    full = sum([turns_in_training(frequency) >= 1.0 for frequency in trained])
+    if best == full:
+        print(f"Best is to leave {full} pairs: those that came full circle in training.")
+    else:
+        print(f"{full} pairs came full circle in training; best here is to leave {best}.")
+    if yarn < min(raw, pi_cost):
+        shares = f"{1 - yarn / raw:.0%} of the harm, PI {1 - pi_cost / raw:.0%}"
+        print(f"YaRN, without training, undoes {shares}.")
+    near, beyond = [
+        mean(losses["NTK-aware"][i:j]) - mean(limit[i:j])
+        for i, j in ((TRAINED_LENGTH, 2 * TRAINED_LENGTH), (2 * TRAINED_LENGTH, LONG_LENGTH))
+    ]
+    if near < 0.25 * beyond:
+        print(f"NTK-aware holds to twice the length ({near:+.3f}) but not beyond ({beyond:+.3f}).")
+    if yarn > 0.0:
+        print(f"The cut is better still, by {yarn:.3f}, and cheaper: what stands further back than")
+        print(
+            f"{TRAINED_LENGTH} letters is of no help to this model. Scaling pays only where it is."
+        )
+    if tuned < yarn:
+        print(f"{TUNING_STEPS} steps of training bring YaRN from {yarn:+.3f} to {tuned:+.3f}.")
 
 
 # === APPENDIX: ENGINE (common/engine.py; microautograd.py derives it) ===
