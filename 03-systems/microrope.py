@@ -69,18 +69,19 @@ TRAINED_LENGTH = 32  # letters in a training window
 LONG_LENGTH = 128  # letters in a test window
 SCALE = LONG_LENGTH / TRAINED_LENGTH  # what the speeds are made for
 WIDTH = 16  # entries of a vector, and of the one head's queries and keys
-HEAD_DIM = WIDTH
+HEAD_DIM = WIDTH  # one head
 BASE = 10000.0  # RoFormer's, and nearly everybody's until 2023
-MANY_TURNS, FEW_TURNS = 32.0, 1.0  # YaRN's beta and alpha, as for Llama
+MANY_TURNS = 32.0  # YaRN's beta: pairs with at least so many turns in training are left
+FEW_TURNS = 1.0  # YaRN's alpha: those with less than so many are stretched in full
 NUM_STEPS = 200
 BATCH_SIZE = 2  # windows per step
 LEARNING_RATE = 0.02  # for RoPE: at its highest; it falls to 0 in a straight line
 LEARNED_RATE = 0.02  # for learned positions: no better with half or twice as much
-TUNING_STEPS = 15  # on single long windows
-TUNING_RATE = 0.003
+TUNING_STEPS = 15  # each on one long window
+TUNING_RATE = 0.003  # low: little is to be learned, and much could be forgotten
 NUM_WINDOWS = 24  # held-out windows of LONG_LENGTH letters
 NUM_SAMPLES = 6  # texts of LONG_LENGTH letters, written by each scheme
-SHIFT = 1000  # by how many positions all letters are moved, to see whether anything changes
+SHIFT = 1000  # positions by which a whole text is moved as a test
 HELD_OUT = 0.1  # the last tenth of the book
 CUT = f"cut: last {TRAINED_LENGTH} only"  # the name of the fair rival in tables
 
@@ -108,7 +109,7 @@ def draw_window(symbols: Sequence[int], length: int, rng: random.Random) -> list
     return list(symbols[start : start + length + 1])
 
 
-# === RoPE ===
+# === ROTARY POSITIONS ===
 
 # Pair j of a query at position m is turned by the angle m * theta_j. With a pair as one complex
 # number z = x + iy, turning is a multiplication by exp(i m theta). The pair's share of the dot
@@ -127,10 +128,11 @@ def draw_window(symbols: Sequence[int], length: int, rng: random.Random) -> list
 
 
 class Rope(NamedTuple):
-    """How to rotate queries and keys."""
+    """How to rotate queries and keys, and how far a row may look back."""
 
     frequencies: list[float]  # radians per position, one for each pair
     attention_factor: float = 1.0  # only YaRN has another one
+    look_back: int = 10**9  # rows that a row reads at most, itself included
 
 
 def rope_frequencies(head_dim: int, base: float) -> list[float]:
@@ -242,18 +244,14 @@ class LanguageModel:
 
 
 def predict(
-    model: LanguageModel,
-    windows: Sequence[Sequence[int]],
-    rope: Rope | None,
-    look_back: int = 10**9,
-    shift: int = 0,
+    model: LanguageModel, windows: Sequence[Sequence[int]], rope: Rope | None, shift: int = 0
 ) -> tuple[Tensor, list[int]]:
     """Read windows side by side -> logits [N][27] and the N letters that really followed.
 
-    A row reads itself and what came before it in its window, at most look_back rows. rope is None
-    for learned positions. shift is added to all positions.
+    A row reads itself and what came before it in its window. rope is None for learned positions.
+    shift is added to all positions.
     """
-    ids, places, spans, targets = pack(windows, look_back)
+    ids, places, spans, targets = pack(windows, rope.look_back if rope else 10**9)
     positions = [place + shift for place in places]
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -345,6 +343,18 @@ def yarn_scaling(head_dim: int, base: float, scale: float, trained_length: int) 
     return Rope(frequencies, 0.1 * log(scale) + 1.0)
 
 
+def ways_to_rotate() -> dict[str, Rope]:
+    """All that is compared on long texts, by its name in the tables."""
+    frequencies = rope_frequencies(HEAD_DIM, BASE)
+    return {
+        CUT: Rope(frequencies, look_back=TRAINED_LENGTH),
+        "as trained": Rope(frequencies),
+        "PI": linear_scaling(HEAD_DIM, BASE, SCALE),
+        "NTK-aware": ntk_scaling(HEAD_DIM, BASE, SCALE),
+        "YaRN": yarn_scaling(HEAD_DIM, BASE, SCALE, TRAINED_LENGTH),
+    }
+
+
 def leave_first(count: int, head_dim: int, base: float, scale: float) -> Rope:
     """The bare idea, for a test of it: leave the fastest pairs and stretch all others fully."""
     frequencies = rope_frequencies(head_dim, base)
@@ -361,16 +371,12 @@ def leave_first(count: int, head_dim: int, base: float, scale: float) -> Rope:
 
 
 def losses_by_place(
-    model: LanguageModel,
-    windows: Sequence[Sequence[int]],
-    rope: Rope | None,
-    look_back: int = 10**9,
-    shift: int = 0,
+    model: LanguageModel, windows: Sequence[Sequence[int]], rope: Rope | None
 ) -> list[float]:
     """The mean loss at each place of the windows, [length] nats."""
     rows = []
     for window in windows:
-        logits, targets = predict(model, [window], rope, look_back, shift)
+        logits, targets = predict(model, [window], rope)
         rows.append([-value for value in log_prob(logits, targets).data[0]])
     return [mean(column) for column in zip(*rows)]
 
@@ -383,11 +389,7 @@ def short_loss(model: LanguageModel, windows: Sequence[Sequence[int]], rope: Rop
 
 
 def next_logits(
-    model: LanguageModel,
-    ids: Sequence[int],
-    cache: tuple[list[list[float]], list[list[float]]],
-    rope: Rope,
-    look_back: int,
+    model: LanguageModel, ids: Sequence[int], cache: tuple[list, list], rope: Rope
 ) -> list[float]:
     """Read more letters -> logits [27] for the next one. The cache holds the keys and values of
     all letters so far. Keys enter it after their rotation, which is final: only distances matter,
@@ -396,7 +398,7 @@ def next_logits(
     """
     keys, values = cache
     positions = range(len(keys), len(keys) + len(ids))
-    spans = [(max(0, place + 1 - look_back), place + 1) for place in positions]
+    spans = [(max(0, place + 1 - rope.look_back), place + 1) for place in positions]
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         keys.extend(rotate(k, positions, rope).data)
@@ -408,18 +410,13 @@ def next_logits(
 
 
 def generate(
-    model: LanguageModel,
-    start: Sequence[int],
-    count: int,
-    rope: Rope,
-    look_back: int,
-    rng: random.Random,
+    model: LanguageModel, start: Sequence[int], count: int, rope: Rope, rng: random.Random
 ) -> str:
     """Continue the text by count letters."""
     cache: tuple[list, list] = ([], [])
     text, unread = "", list(start)
     for _ in range(count):
-        probabilities = softmax_row(next_logits(model, unread, cache, rope, look_back))
+        probabilities = softmax_row(next_logits(model, unread, cache, rope))
         unread = rng.choices(range(len(LETTERS)), probabilities)
         text += LETTERS[unread[0]]
     return text
@@ -472,28 +469,20 @@ def main() -> dict[str, object]:
     windows = [draw_window(held_out, LONG_LENGTH, rng) for _ in range(NUM_WINDOWS)]
     report_data(training, held_out)
 
-    as_trained = Rope(rope_frequencies(HEAD_DIM, BASE))
-    learned, model = train_both(training, as_trained)
+    schemes = ways_to_rotate()
+    learned, model = train_both(training, schemes["as trained"])
     print(f"time  training both took {time.perf_counter() - start:.1f} s")
-    short = short_loss(learned, windows, None), short_loss(model, windows, as_trained)
-    error = shift_error(model, windows[:4], as_trained)
+    short = short_loss(learned, windows, None), short_loss(model, windows, schemes["as trained"])
+    error = shift_error(model, windows[:4], schemes["as trained"])
     report_short(bigram_loss(training, windows), *short, error)
 
-    schemes = {
-        "as trained": as_trained,
-        "PI": linear_scaling(HEAD_DIM, BASE, SCALE),
-        "NTK-aware": ntk_scaling(HEAD_DIM, BASE, SCALE),
-        "YaRN": yarn_scaling(HEAD_DIM, BASE, SCALE, TRAINED_LENGTH),
-    }
     report_dials(schemes)
-    losses = {CUT: losses_by_place(model, windows, as_trained, TRAINED_LENGTH)}
-    for name, rope in schemes.items():
-        losses[name] = losses_by_place(model, windows, rope)
+    losses = {name: losses_by_place(model, windows, rope) for name, rope in schemes.items()}
     by_count = {0: far(losses["PI"]), HEAD_DIM // 2: far(losses["as trained"])}
     for count in (1, 2, 3, 4):
         rope = leave_first(count, HEAD_DIM, BASE, SCALE)
         by_count[count] = far(losses_by_place(model, windows, rope))
-    report_counts(by_count, as_trained)
+    report_counts(by_count)
 
     print(f"\nTraining on, with windows of {LONG_LENGTH} letters: as trained, then with YaRN")
     for name in ("as trained", "YaRN"):
@@ -501,10 +490,9 @@ def main() -> dict[str, object]:
         losses[f"{name}, tuned"] = losses_by_place(tuned, windows, schemes[name])
     report_longer(losses)
     report_work()
-    word_lengths = report_samples(model, windows[0], schemes, symbols)
+    words = report_samples(model, windows[0], schemes, symbols)
 
-    limit = far(losses[CUT])
-    costs = {name: far(values) - limit for name, values in losses.items()}
+    costs = {name: far(values) - far(losses[CUT]) for name, values in losses.items()}
     headline = {
         "shift_error": error,
         "rope_gain": short[0] - short[1],
@@ -513,9 +501,9 @@ def main() -> dict[str, object]:
         "yarn_cost": costs["YaRN"],
         "tuned_cost": costs["YaRN, tuned"],
     }
-    report_conclusion(headline, losses, by_count, word_lengths)
-    details = {"short": short, "losses": losses, "costs": costs, "by_count": by_count}
-    return {**headline, "details": {**details, "word_lengths": word_lengths}}
+    report_conclusion(headline, losses, by_count, words)
+    details = {"short": short, "losses": losses, "by_count": by_count, "words": words}
+    return {**headline, "details": details}
 
 
 # === APPENDIX: REPORT AND HELPERS ===
@@ -574,10 +562,8 @@ def dial(trained: float, now: float) -> list[str]:
 def report_dials(schemes: dict[str, Rope]) -> None:
     """Clock faces of all pairs, as trained and with YaRN."""
     before = schemes["as trained"].frequencies
-    print("\nThe pairs as clock faces, 0 at the top. # angle between two letters of a training")
-    print(
-        f"window, o new angle in {LONG_LENGTH} letters. Turns: times round in {TRAINED_LENGTH} letters."
-    )
+    print("\nThe pairs as clock faces, 0 at the top. #: angle between two letters of a")
+    print(f"training window, o: new in {LONG_LENGTH} letters. Turns: in {TRAINED_LENGTH} letters.")
     for name in ("as trained", "YaRN"):
         faces = [dial(*both) for both in zip(before, schemes[name].frequencies)]
         for number, parts in enumerate(zip(*faces)):
@@ -591,15 +577,16 @@ def turns_in_training(frequency: float) -> float:
     return TRAINED_LENGTH * frequency / (2.0 * pi)
 
 
-def report_counts(by_count: dict[int, float], trained: Rope) -> None:
+def report_counts(by_count: dict[int, float]) -> None:
     """How many of the fastest pairs to leave as they are: a bar for each answer."""
     print(f"\nLeave the fastest pairs, divide all others by {SCALE:g}: loss far out")
     print("left   loss    slowest pair left made")
+    trained = rope_frequencies(HEAD_DIM, BASE)
     for count in sorted(by_count):
         loss = by_count[count]
         bar = "#" * round((loss - min(by_count.values())) / 0.01)
-        turns = f"{turns_in_training(trained.frequencies[count - 1]):.3f} turns" if count else ""
-        title = {0: "(PI)", len(trained.frequencies): "(as trained)"}.get(count, "")
+        turns = f"{turns_in_training(trained[count - 1]):.3f} turns" if count else ""
+        title = {0: "(PI)", len(trained): "(as trained)"}.get(count, "")
         print(f"{count:4d}{loss:8.3f}   {turns:<12}{bar} {title}".rstrip())
 
 
@@ -649,20 +636,15 @@ def report_samples(
     print(f"\nContinued from letter {TRAINED_LENGTH} on, with the same random numbers:")
     print(f"  [{''.join([LETTERS[symbol] for symbol in start])}]")
     lengths = {"the book": mean_word("".join([LETTERS[symbol] for symbol in book]))}
-    for name, key, look_back in (
-        (CUT, "as trained", TRAINED_LENGTH),
-        ("as trained", "as trained", 10**9),
-        ("YaRN", "YaRN", 10**9),
-    ):
+    for name in (CUT, "as trained", "YaRN"):
         rng = random.Random(SEED)
         texts = [
-            generate(model, start, LONG_LENGTH, schemes[key], look_back, rng)
-            for _ in range(NUM_SAMPLES)
+            generate(model, start, LONG_LENGTH, schemes[name], rng) for _ in range(NUM_SAMPLES)
         ]
         print(f"{name}\n  {texts[0][:64]}\n  {texts[0][64:]}")
         lengths[name] = mean_word(" ".join([text[skipped:] for text in texts]))
     print(f"Letters per word from letter 64 on, in {NUM_SAMPLES} such texts each:")
-    print("  " + ", ".join([f"{name} {length:.1f}" for name, length in lengths.items()]))
+    print("  " + " | ".join([f"{name} {length:.1f}" for name, length in lengths.items()]))
     return lengths
 
 
@@ -690,8 +672,8 @@ def report_conclusion(
     if raw > 0.03:
         print(f"Yet far out the model as trained is worse than the cut, by {raw:.3f} nats.")
     if words["as trained"] > 1.3 * words[CUT]:
-        print(f"It forgets to end its words: {words['as trained']:.1f} letters against the book's")
-        print(f"{words['the book']:.1f}; with YaRN it writes {words['YaRN']:.1f}.")
+        lengths = f"{words['as trained']:.1f} letters (book {words['the book']:.1f})"
+        print(f"It forgets to end its words: {lengths}; with YaRN {words['YaRN']:.1f}.")
     best = min(by_count, key=lambda count: by_count[count])
     trained = rope_frequencies(HEAD_DIM, BASE)
     full = sum([turns_in_training(frequency) >= 1.0 for frequency in trained])
