@@ -547,7 +547,9 @@ def dial(trained: float, now: float) -> list[str]:
     """
 
     def reached(frequency: float, length: int) -> set[int]:
-        turns = [distance * frequency / (2.0 * pi) for distance in range(length)]
+        # Up to the length itself, though the largest distance is one less: a quarter of 128 then
+        # falls on 32.
+        turns = [distance * frequency / (2.0 * pi) for distance in range(length + 1)]
         return {round(16 * part) % 16 for part in turns}
 
     met, new = reached(trained, TRAINED_LENGTH), reached(now, LONG_LENGTH)
