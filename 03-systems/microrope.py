@@ -6,23 +6,23 @@ in the plane, and turns it by an angle that is proportional to its position. The
 arrows depends on the angle between them. So the score of a query at position m and a key at
 position n depends on the distance m - n and on nothing else: exactly, not by training.
 
-That does not make the model work at distances that it never met. The pairs turn at different
-speeds. The fast ones have been all round the circle within a short training text, so every angle is
-familiar. The slow ones have covered a small arc; in a longer text they leave it. YaRN changes the
-speeds after training: slow pairs are slowed down further, so that they stay on their arc, and the
+That does not make the model work at distances that it never met. Each pair turns at a frequency of
+its own. The fast pairs go all round the circle within a short training text, so every angle is
+familiar. Slower ones cover an arc only, and in a longer text they leave it. YaRN changes the
+frequencies after training: slow pairs are slowed down further, which keeps them on their arc, and
 fast ones are left as they are, since they tell neighbours apart.
 
 The run trains two small GPTs on windows of 32 letters of Shakespeare, one with learned absolute
-positions and one with RoPE. Then it reads windows of 128 letters that were held out, each with the
-same weights and other speeds. Look at four things: how exact "distance alone" is; what happens
-beyond letter 32; how many of the pairs should be stretched; and whether any of this is better than
-the simplest remedy, to let every letter read the last 32 only.
+positions and one with RoPE. Then the second reads held-out windows of 128 letters, always with the
+same weights, but with other frequencies. Look at four things: how exact "distance alone" is; what
+happens beyond letter 32; how many of the pairs should be left as they are; and whether all this is
+better than the simplest remedy, the cut: every letter reads the last 32 only.
 
 The measure is the loss: the mean of -log(probability that the model gave to the letter that really
 followed), in nats. "Far" is its mean over letters 64 to 127 of a window.
 
 In the code       In the papers   Meaning                                              Shape
-frequencies       theta_j         angle by which pair j turns from a letter to the     D/2
+frequencies       theta_j         angle by which pair j turns from one letter to the   D/2
                                   next, in radians: BASE ** (-2 j / D)
 HEAD_DIM          d, |D|          columns of a query or key: 16, so 8 pairs            D
 positions         m, n            places in the text, counted from 0                   N
@@ -31,12 +31,12 @@ SCALE             s               wanted length / trained length: 128 / 32 = 4  
 TRAINED_LENGTH    L               letters in a training window: 32                     a number
 attention_factor  sqrt(1/t)       YaRN multiplies queries and keys by it               a number
 
-Left out: RoPE in several layers and heads (each head of each layer is rotated in the same way); a
-larger BASE from the start, the remedy at training time (Llama 3: 500,000); speeds that change with
-the length of the text (dynamic NTK); LongRoPE and Llama 3.1's ramp, which are relatives of YaRN.
+Left out: several layers and heads (each head of each layer is rotated in the same way); a larger
+BASE from the start, the remedy at training time (Llama 3: 500,000); frequencies that change with
+the length of the text (dynamic NTK); LongRoPE and Llama 3.1's rule, which are relatives of YaRN.
 
 A number marked [results: ...] is not from this run: it was recorded from a run with one thing
-changed, and stands in results/microrope.json under that key.
+changed (seed_1: the seed), and stands in results/microrope.json under that key.
 
 Papers: Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embedding", 2021,
 arXiv:2104.09864. Press et al., "Train Short, Test Long: Attention with Linear Biases Enables Input
@@ -44,7 +44,8 @@ Length Extrapolation", 2021, arXiv:2108.12409 (ALiBi). Chen et al., "Extending C
 Large Language Models via Positional Interpolation", 2023, arXiv:2306.15595. Peng et al., "YaRN:
 Efficient Context Window Extension of Large Language Models", 2023, arXiv:2309.00071 (it also
 describes NTK-aware scaling, first posted by bloc97 in 2023). Liu et al., "Scaling Laws of
-RoPE-based Extrapolation", 2023, arXiv:2310.05209 (the critical dimension).
+RoPE-based Extrapolation", 2023, arXiv:2310.05209. Xiao et al., "Efficient Streaming Language
+Models with Attention Sinks", 2023, arXiv:2309.17453.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ from typing import NamedTuple
 SEED = 42
 TRAINED_LENGTH = 32  # letters in a training window
 LONG_LENGTH = 128  # letters in a test window
-SCALE = LONG_LENGTH / TRAINED_LENGTH  # what the speeds are made for
+SCALE = LONG_LENGTH / TRAINED_LENGTH  # s: how much longer the texts are than those of training
 WIDTH = 16  # entries of a vector, and of the one head's queries and keys
 HEAD_DIM = WIDTH  # one head
 BASE = 10000.0  # RoFormer's, and nearly everybody's until 2023
@@ -87,8 +88,8 @@ CUT = f"cut: last {TRAINED_LENGTH} only"  # the name of the fair rival in tables
 
 # === THE TEXT ===
 
-# Four plays, reduced to 27 symbols: everything but letters becomes a space. A text made of many
-# short pieces, such as names, would be a poor test: old letters would not matter at any distance.
+# Four plays, reduced to 27 symbols: capitals become small, and everything but letters a space. So
+# a model learns in seconds what letters and words look like. The test is on the last tenth.
 
 LETTERS = " abcdefghijklmnopqrstuvwxyz"  # symbol i is LETTERS[i]
 
@@ -122,9 +123,9 @@ def draw_window(symbols: Sequence[int], length: int, rng: random.Random) -> list
 # and 3 the arrows stand at 2.5 and 1.5 radians, at positions 105 and 103 at 52.5 and 51.5; the
 # dot product is cos(1) = 0.54 both times.
 #
-# One speed would not do. A fast pair tells one letter from the next but comes round after a few
-# letters; a slow pair hardly moves between neighbours but tells near from far. So the speeds form
-# a geometric series, like the hands of a clock: here from 1 radian per letter down to 0.0003.
+# One frequency would not do. A fast pair tells one letter from the next but comes round after a few
+# letters; a slow pair hardly moves between neighbours but tells near from far. So the frequencies
+# form a geometric series, like the hands of a clock: here from 1 radian per letter to 0.0003.
 
 
 class Rope(NamedTuple):
@@ -147,7 +148,8 @@ def rope_frequencies(head_dim: int, base: float) -> list[float]:
 
 
 def rotate(x: Tensor, positions: Sequence[int], rope: Rope) -> Tensor:
-    """Turn pair j of every row of x [N][D] by position * frequencies[j] -> [N][D].
+    """Turn pair j of every row of x [N][D] by position * frequencies[j] -> [N][D]:
+    (a, b) becomes (a cos - b sin, b cos + a sin).
 
     Columns j and j + D/2 are a pair (half-split: Llama and most others in Hugging Face's library).
     RoFormer, GPT-J and Meta's own Llama code pair columns 2j and 2j + 1 (interleaved). Both are
@@ -172,13 +174,14 @@ def rotate(x: Tensor, positions: Sequence[int], rope: Rope) -> Tensor:
             turned[-1] += [b * c + a * s for a, b, c, s in pairs]
         return turned
 
-    # A rotation's transpose is the rotation back, so the gradient is turned by minus the angle.
+    # d_x = transpose(R) d_out, and a rotation's transpose is the rotation back: minus the angle.
     return Tensor(turn(x.data, 1.0), (x,), lambda d_out: (turn(d_out, -1.0),))
 
 
-# Libraries compute the cosines and sines once per forward, for all layers, or keep a table of
-# them; kernels fuse the rotation with attention. It has no parameters and costs 3 D multiply-adds
-# a row, next to nothing beside the D * D of the projection before it.
+# Libraries compute the cosines and sines once for all layers (Hugging Face: apply_rotary_pos_emb)
+# or keep them in a table, two numbers for each pair and position; kernels rotate while they load q
+# and k. There is nothing to learn, and 2 D multiplications a row are little beside the D * D of
+# the projection before.
 
 
 def rotary_attention(
@@ -201,9 +204,10 @@ def rotary_attention(
 
 # === THE MODEL ===
 
-# A GPT with one block, as in microgpt. Only this differs: where a learned model adds a vector for
-# the place to the vector of the letter, RoPE adds nothing and acts inside attention. There it does
-# so in every layer, while an added vector must survive all layers to be of use in the last one.
+# A GPT with one block, as in microgpt, which explains its parts; the MLP is half as wide here, to
+# save time. With learned positions a vector for the place is added to the vector of the letter.
+# RoPE adds nothing and acts inside attention. In a deep model it does so in every layer, while an
+# added vector must survive all layers to be of use in the last one.
 
 
 class LanguageModel:
@@ -272,7 +276,7 @@ def train(
     learning_rate: float,
     rng: random.Random,
 ) -> None:
-    """Train on random windows of the text, each of so many letters."""
+    """Train on batches of random windows of the text, each of length letters."""
     optimizer = Adam(model.parameters(), betas=(0.85, 0.99))
     recent: list[float] = []
     for step in range(1, num_steps + 1):
@@ -286,34 +290,47 @@ def train(
             recent.clear()
 
 
-# === LONGER TEXTS: FOUR WAYS TO SET THE SPEEDS ===
+# Is the race between the two fair? Half and twice the learning rate are no better for learned
+# positions. But the training is short: each place's vector is met in 400 windows, and what it has
+# learned there is of no use at other places. It ends behind a table of letter pairs. With three
+# times the steps RoPE's gain shrinks to 0.086 nats [results: longer.rope_gain]. And with no
+# positions at all (every frequency 0) the model is still ahead of the one with learned positions,
+# by 0.028 [results: no_positions.rope_gain]: most of RoPE's gain is its own.
+
+# === LONGER TEXTS: OTHER FREQUENCIES ===
 
 # In 32 letters pair j makes 32 theta_j / (2 pi) turns. The first two pairs come full circle, the
-# others see a part of it, and in 128 letters those in the middle leave their part. (The slowest
-# ones hardly move even then: they behave as if there were no positions.) A common explanation has
-# it the other way round: that fast pairs "wrap around" and confuse distances. They wrap around
-# during training too, and the model has learned to live with it.
+# others see a part of it, and in 128 letters those in the middle leave their part. The slowest
+# hardly move even then: for them all letters stand at the same place. One often reads the reverse,
+# that fast pairs "wrap around" and confuse distances. They wrap around in training too.
 #
 # All remedies divide frequencies, which is the same as dividing positions, pair by pair:
 #
 #     as trained   theta_j                  new angles in the middle pairs
 #     PI           theta_j / s              no new angles, but neighbours are s times as close
-#     NTK-aware    base' = base s^(D/(D-2)) theta_0 stays, the last is divided by s exactly, the
-#                                           ones between by something between: not enough
-#     YaRN         by turns                 a pair with many turns stays, one with less than one
-#                                           is divided by s, those between are mixed
+#     NTK-aware    base' = base s^(D/(D-2)) theta_0 stays, the last is divided by s, those between
+#                                           by something between: the middle ones by too little
+#     YaRN         by turns in training     pairs with many turns stay, those with less than one
+#                                           are divided by s, and between there is a mixture
+#
+# The report tests the idea itself, without any formula: leave the first 0, 1, 2, ... pairs, divide
+# all others by s. A rival explanation, that 128 letters simply spread the attention too thin, does
+# not hold: all schemes but the cut read the same number of letters. The wrong way round, with the
+# fast pairs divided and the slow ones left, YaRN's loss is 0.258 above that of the cut [results:
+# stretch_the_fast.yarn_cost], no better than with the frequencies as trained. Nor does more
+# training help: after three times the steps these are 0.448 above it [results: longer.raw_cost].
 
 
 def linear_scaling(head_dim: int, base: float, scale: float) -> Rope:
-    """Position interpolation (PI): all pairs turn slower, so that new positions lie between old
-    ones. Chen et al., arXiv:2306.15595.
+    """Position interpolation (PI): all pairs turn s times slower, so position 127 looks like
+    31.75, between two that are known. Chen et al., arXiv:2306.15595.
     """
     return Rope([frequency / scale for frequency in rope_frequencies(head_dim, base)])
 
 
 def ntk_scaling(head_dim: int, base: float, scale: float) -> Rope:
-    """NTK-aware scaling: a larger base. The exponent is chosen so that pair 0 keeps its speed and
-    the last pair, j = D/2 - 1, gets its own divided by the scale:
+    """NTK-aware scaling: a larger base. The exponent is chosen so that pair 0 keeps its frequency
+    and that of the last pair, j = D/2 - 1, is divided by s:
     base'^(-2j/D) = base^(-2j/D) s^(-2j/(D-2)), and 2j/(D-2) runs from 0 to 1.
     """
     return Rope(rope_frequencies(head_dim, base * scale ** (head_dim / (head_dim - 2))))
@@ -322,10 +339,13 @@ def ntk_scaling(head_dim: int, base: float, scale: float) -> Rope:
 def yarn_scaling(head_dim: int, base: float, scale: float, trained_length: int) -> Rope:
     """YaRN: leave the pairs that made many turns in training, stretch those that made few.
 
-    Peng et al., arXiv:2309.00071, section 3.2, in the form that Hugging Face and vLLM run. The
-    paper lets the mixture run straight in the number of turns, the libraries in the pair's number
-    j, between the j of MANY_TURNS (rounded down) and that of FEW_TURNS (rounded up). Here these
-    are 0 and 2: pair 0 stays, pair 1 is half stretched, and from pair 2 on all are.
+    Peng et al., arXiv:2309.00071. With r turns in training, the paper's frequency is
+    (1 - gamma) theta / s + gamma theta with gamma = (r - alpha) / (beta - alpha), kept between 0
+    and 1. Libraries (Hugging Face, vLLM), and we, let 1 - gamma (here: stretched) run straight in
+    the pair's number j instead, from the j of beta turns, rounded down, to that of alpha, rounded
+    up. Here these are 0 and 2: pair 0 stays, pair 1 is half stretched, from pair 2 on all are.
+    With the paper's gamma even pair 0 would have 1 - gamma = 1 - (5.1 - 1) / 31 = 0.87: beta = 32
+    was chosen for Llama, whose fast pairs make hundreds of turns.
     """
 
     def pair_that_makes(turns: float) -> float:
@@ -338,8 +358,8 @@ def yarn_scaling(head_dim: int, base: float, scale: float, trained_length: int) 
     for j, frequency in enumerate(rope_frequencies(head_dim, base)):
         stretched = min(max((j - first) / max(last - first, 0.001), 0.0), 1.0)
         frequencies.append((1.0 - stretched) * frequency + stretched * frequency / scale)
-    # A longer text has more keys to spread the attention over. The factor, on queries and on keys,
-    # so squared in the score, sharpens the softmax against that. The paper fitted it to Llama.
+    # More keys make the softmax flatter. This factor is on queries and on keys, so it is squared in
+    # the score, and sharpens the softmax again: the paper's 1/t. It was fitted to Llama.
     return Rope(frequencies, 0.1 * log(scale) + 1.0)
 
 
@@ -363,11 +383,21 @@ def leave_first(count: int, head_dim: int, base: float, scale: float) -> Rope:
 
 # === MEASURING ===
 
-# All schemes read the same windows with the same weights. The fair rival is the cut: every letter
-# reads the last 32 only. With RoPE this is a sliding window over the cache, since keys need no
-# other rotation when the window moves on; with learned positions all 32 rows would have to be
-# computed again for each new letter. In a model of one layer the cut shows no distance that
-# training has not shown, so no remedy can be asked for more unless letters further back help.
+# All schemes read the same windows with the same weights. The fair rival is the cut. With RoPE it
+# is a sliding window over the cache: keys need no other rotation when it moves on. (With learned
+# positions all 32 rows would have to be computed again for each new letter.) In one layer the cut
+# shows the model no distance that was not in training, so a scheme can beat it only where letters
+# further back help. It costs less, too, and its cost grows with the length, not with its square.
+# ALiBi, which takes slope * distance off every score, also works at any length: its loss is
+# 0.000 above that of its own cut [results: alibi.raw_cost]. With our slope of 1/2 that is no
+# wonder: 32 letters back, a weight is multiplied by e^-16. It is a cut with a soft edge.
+#
+# Why then does anybody scale? Because the cut can never answer a question about what has left the
+# window; with many layers something is handed on from window to window, but not reliably. Large
+# models also break under the bare cut unless their first tokens stay visible (attention sinks, Xiao
+# et al.). In practice YaRN is a line in the model's configuration (rope_type "yarn", factor 4.0,
+# original_max_position_embeddings 32768, say), often after a short training with it. The factor
+# then holds for short texts as well, and they pay for it: see letters 0 to 31 in the table.
 
 
 def losses_by_place(
@@ -394,7 +424,7 @@ def next_logits(
     """Read more letters -> logits [27] for the next one. The cache holds the keys and values of
     all letters so far. Keys enter it after their rotation, which is final: only distances matter,
     so nothing is rotated again when the cut moves on. (Frequencies that change while the text
-    grows, as in dynamic NTK, spoil this: keys in the cache were turned at another speed.)
+    grows, as in dynamic NTK, spoil this: keys in the cache were turned at other ones.)
     """
     keys, values = cache
     positions = range(len(keys), len(keys) + len(ids))
@@ -450,7 +480,9 @@ def train_both(symbols: Sequence[int], rope: Rope) -> tuple[LanguageModel, Langu
 
 
 def tune(model: LanguageModel, rope: Rope, symbols: Sequence[int]) -> LanguageModel:
-    """A copy of the model, trained a little further on long windows with these speeds."""
+    """A copy of the model, trained a little further on long windows with these frequencies. They
+    must stay when the copy is used: its weights have been fitted to them.
+    """
     copy = LanguageModel(0, random.Random(SEED))
     for ours, theirs in zip(copy.parameters(), model.parameters()):
         ours.data = theirs.data  # shared until the first step, which makes new rows
