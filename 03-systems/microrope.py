@@ -314,7 +314,7 @@ def train(
 #     YaRN         by turns in training     pairs with many turns stay, those with less than one
 #                                           are divided by s, and between there is a mixture
 #
-# The report tests the idea itself, without any formula: leave the first 0, 1, 2, ... pairs, divide
+# leave_first tests the idea itself, without any formula: leave the first 0, 1, 2, ... pairs, divide
 # all others by s. A rival explanation, that 128 letters simply spread the attention too thin, does
 # not hold: all schemes but the cut read the same number of letters. The wrong way round, with the
 # fast pairs divided and the slow ones left, YaRN's loss is higher than the cut's by
