@@ -17,7 +17,7 @@ BARS = (
     "shift_error <= 1e-9",
     # At the trained length RoPE is better than learned positions. Seen: 0.099 to 0.141.
     "rope_gain >= 0.05",
-    # Beyond the trained length it is worse than with the last 32 letters only. Seen: 0.114 to 0.341.
+    # Beyond the trained length it is worse than with the last 32 letters. Seen: 0.114 to 0.341.
     "raw_cost >= 0.08",
     # YaRN undoes most of that, more of it than PI. Largest ratio seen: 0.42.
     "yarn_cost <= 0.7 * min(raw_cost, pi_cost)",
