@@ -1,43 +1,46 @@
-"""Four processes that share nothing but pipes train one network to the same weights in five ways.
+"""Four processes that share nothing but pipes train one network, in five ways, to equal weights.
 
 A network that is too slow to train on one device, or too large for it, is spread over several.
-There are three things that one can cut. Data parallelism cuts the batch: every process, here
-called a rank, has the whole network and a part of the examples. Tensor parallelism cuts every
-weight matrix: every rank has a part of each layer and all the examples. Pipeline parallelism cuts
-the stack of layers: every rank has some of the layers, and the examples pass from rank to rank.
-What a rank lacks, it must be sent, so each cut has its own price in messages.
+There are three things that can be cut. Data parallelism cuts the batch: every process, called a
+rank, has the whole network and some of the examples. Tensor parallelism cuts the weight matrices:
+every rank has a part of each layer and sees all the examples. Pipeline parallelism cuts the stack
+of layers: every rank has some of the layers, and the examples pass from rank to rank. What a rank
+lacks must be sent to it, so each cut has its own price in messages.
 
 Four ranks train the same small network on the same batches of handwritten digits in all these
-ways, and one process without any of it does the same. Look at three things: how far the final
-weights lie apart; how many bytes a rank sends for one step, and what these grow with; when the
-ranks of a pipeline work and when they wait.
+ways. One process does the same alone. Look at three things: how far the final weights lie apart;
+how many bytes a rank sends for one step, and what these grow with; and when the ranks of a
+pipeline work and when they wait.
 
-A batch is 32 images; a step is one batch and one change of the weights. In data parallelism the
-ranks add up their gradients with all-reduce: everybody gives a vector, everybody receives the
-sum of all. It has two halves. After reduce-scatter each rank has the sum of one part; after
-all-gather each rank has all the parts.
+In the code    In the papers  Meaning                                                 Here
+num_ranks      N, p           number of processes                                     4
+rank           rank, stage    the number of one of them                               0 to 3
+weights        Psi, theta     all weight matrices of the network                      18,752
+w1, w2         A, B           x + w2 relu(w1 x) is a block                            64x32, 32x64
+batch          mini-batch     the examples of one step; a step changes the weights    32 images
+micro-batch    m              a part of the batch that goes through a pipeline        4 images
+NUM_MICRO      M, m           micro-batches for each batch                            8
+all-reduce                    every rank gives a vector, every rank gets their sum
+f, g           f, g           the two all-reduces of a tensor parallel block
 
-In the code    In the papers   Meaning                                             Here
-num_ranks      N, p            processes                                           4
-rank           rank            the number of one of them, 0 to 3                   a number
-weights        Psi             all weights of the network                          18,752
-w1, w2         A, B            a block's two matrices; TP cuts A by columns: PyTorch keeps A
-                               transposed, [out][in], so here these are rows       see below
-all_reduce     f, g            Megatron's two operators: see TENSOR PARALLEL       per block
-micro_batch    M, m            parts of a batch that follow each other through a pipeline   8
-stage          K, p            a rank of a pipeline                                4
+(PyTorch stores a matrix as [out][in] and so do we; the Megatron paper has it the other way round,
+so its "columns of A" are rows of w1 here.)
 
-Left out: wall-clock speed (two or four processes of Python on a laptop's cores prove little;
-bytes and clocks of the schedule can be counted exactly); sending while computing; ZeRO's stages 2
-and 3 (FSDP), which shard gradients and weights too; mixtures of the three cuts; sequence, context
-and expert parallelism.
+Left out: speed (a few processes on one machine's cores prove nothing; bytes and the clock of a
+schedule can be counted exactly); sending while computing; ZeRO's stages 2 and 3, the latter also
+known as FSDP, which shard gradients and weights too; mixtures of the three cuts; sequence, context
+and expert parallelism; pipelines that shrink the bubble (interleaved, zero bubble).
+
+A number marked [results: ...] is not from this run: it was recorded from a run with one thing
+changed, and stands in results/microparallel.json under that key.
 
 Papers: Patarasuk & Yuan, "Bandwidth Optimal All-reduce Algorithms for Clusters of Workstations",
-2009. Shoeybi et al., "Megatron-LM", 2019, arXiv:1909.08053 (tensor parallelism). Huang et al.,
-"GPipe", 2019, arXiv:1811.06965. Harlap et al., "PipeDream", 2018, arXiv:1806.03377, and Narayanan
-et al., "Efficient Large-Scale Language Model Training on GPU Clusters Using Megatron-LM", 2021,
-arXiv:2104.04473 (1F1B). Rajbhandari et al., "ZeRO", 2020, arXiv:1910.02054. Zhao et al.,
-"PyTorch FSDP", 2023, arXiv:2304.11277.
+2009. Shoeybi et al., "Megatron-LM: Training Multi-Billion Parameter Language Models Using Model
+Parallelism", 2019, arXiv:1909.08053. Huang et al., "GPipe", 2019, arXiv:1811.06965. Harlap et al.,
+"PipeDream", 2018, arXiv:1806.03377, and Narayanan et al., "Efficient Large-Scale Language Model
+Training on GPU Clusters Using Megatron-LM", 2021, arXiv:2104.04473 (1F1B). Rajbhandari et al.,
+"ZeRO", 2020, arXiv:1910.02054. Zhao et al., "PyTorch FSDP", 2023, arXiv:2304.11277. Lamport,
+"Time, Clocks, and the Ordering of Events in a Distributed System", 1978.
 """
 
 from __future__ import annotations
@@ -56,7 +59,7 @@ import traceback
 import urllib.request
 from array import array
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from math import exp, log
 from operator import add, mul, sub
 from pathlib import Path
@@ -122,9 +125,9 @@ def run_layers(x: Tensor, layers: list[Tensor], first: bool = True, last: bool =
     return linear(x, layers[-1]) if last else x
 
 
-def backward_of(layers: list[Tensor], images: Matrix, labels: list[int], part: float = 1.0) -> float:
-    """Forward and backward: add part times the gradient of the mean loss to the layers, and
-    return part times the loss.
+def backward_of(layers: list[Tensor], images: Matrix, labels: list[int], part: float) -> float:
+    """Forward and backward. The mean loss over these examples counts `part` of the whole: gives
+    the layers the gradient of part * loss and returns part * loss.
     """
     logits = run_layers(Tensor(images, requires_grad=False), layers)
     loss = cross_entropy(logits, labels)
@@ -142,7 +145,7 @@ def train_alone(weights: list[Matrix], batches: list[Batch]) -> dict[str, Any]:
     layers = list(map(Tensor, weights))
     optimiser, losses = SGD(layers, MOMENTUM), []
     for step, (images, labels) in enumerate(batches):
-        losses.append(backward_of(layers, images, labels))
+        losses.append(backward_of(layers, images, labels, 1.0))
         optimiser.step(learning_rate(step, len(batches)))
         if (step + 1) % 10 == 0:
             print(f"step {step + 1:4}/{len(batches)} | loss {losses[-1]:.4f}", flush=True)
@@ -151,12 +154,13 @@ def train_alone(weights: list[Matrix], batches: list[Batch]) -> dict[str, Any]:
 
 # === THE WIRES ===
 
-# The ranks stand in a ring. Each has two connections, one to the rank on its left and one to the
-# rank on its right, and knows nothing of the others but what comes in there: no shared memory, no
-# threads. A program for a rank is a generator. Where it needs a message, it yields the connection
-# and is resumed when the message is there. So the same programs run in two ways: each in a process
-# of its own (production has one process for each GPU), or, where processes are not to be had, such
-# as in a browser, all of them by turns in one process (the last appendix but four).
+# The ranks form a ring. Each has two connections, to the rank on its left and to the rank on its
+# right, and sees nothing else of the others: no shared memory, no threads.
+#
+# A rank's program is a generator. Where it needs a message, it yields the connection and is
+# resumed when the message is there. So the same programs run in two ways: each in a process of its
+# own (in production: one process per GPU), or all in one process, by turns, where processes are
+# not to be had, as in a browser. Both are in the appendix on starting and stopping the ranks.
 
 
 class Wire:
@@ -171,15 +175,15 @@ class Wire:
         self.timeline: list[tuple[str, int, float]] = []
 
     def send(self, side: str, numbers: list[float]) -> None:
-        """Send numbers to the neighbour on this side. Only they count as bytes: the clock in
-        front of them is our measuring instrument (Lamport's logical clock).
+        """Send numbers to the neighbour on this side. The clock's time travels in front of them;
+        it is our measuring instrument and not counted.
         """
         self.bytes_sent += ITEM_SIZE * len(numbers)
         self.ends[side].send_bytes(array("d", [self.clock, *numbers]).tobytes())
 
     def receive(self, side: str) -> Generator:
-        """Wait for the neighbour's next message: its numbers. No message arrives before it was
-        sent, so the clock goes on to the sender's time if that is later.
+        """Wait for the neighbour's next message and return its numbers. A message cannot arrive
+        before it was sent, so the clock moves on to the sender's time if that is later (Lamport).
         """
         yield self.ends[side]
         message = array("d", self.ends[side].recv_bytes())
@@ -189,8 +193,8 @@ class Wire:
     def exchange(self, numbers: list[float]) -> Generator:
         """Send to the right and receive from the left.
 
-        A pipe holds a few thousand bytes; then send waits until somebody reads. If all ranks sent
-        first, all would wait for ever. So the odd ranks read first.
+        A pipe holds some thousand bytes; when it is full, send waits until somebody reads. If all
+        ranks sent first, all could wait for ever. So odd ranks read first.
         """
         if self.rank % 2 == 0:
             self.send("right", numbers)
@@ -201,7 +205,7 @@ class Wire:
 
 
 def share(length: int, part: int, num_parts: int) -> slice:
-    """The part of a list of this length that belongs to one of so many parts.
+    """Which items of a list of this length belong to part 0, 1, ..., num_parts - 1.
 
     >>> [share(10, part, 4) for part in range(4)]
     [slice(0, 2, None), slice(2, 5, None), slice(5, 7, None), slice(7, 10, None)]
@@ -211,16 +215,18 @@ def share(length: int, part: int, num_parts: int) -> slice:
 
 # === ALL-REDUCE IN A RING ===
 
-# Every vector is cut into N chunks. In each hop all ranks send one chunk to the right at the same
-# time, so all N wires are busy. A chunk goes around and collects what each rank has for it; after
-# N - 1 hops it is complete, and another N - 1 hops take the complete chunks to everybody. A rank
-# sends 2 (N - 1) chunks of P / N numbers:
+# How do N ranks add up N vectors, so that each has the sum? Every vector is cut into N chunks. In
+# each hop all ranks send one chunk to the right at the same time, so all wires are in use. A chunk
+# travels around the ring and is added to what each rank has for it: after N - 1 hops it is
+# complete, and each rank holds another one (reduce-scatter). In N - 1 more hops the complete
+# chunks travel around (all-gather). The run begins with an example. A rank sends 2 (N - 1) chunks
+# of P / N numbers:
 #
-#     2 (N - 1) / N  x  P  numbers     less than 2 P, however many ranks there are
+#     2 (N - 1) / N x P numbers       here 2 x 3/4 x 18,752 numbers x 8 bytes = 225,024 bytes
 #
-# No all-reduce can do with fewer (Patarasuk & Yuan, 2009). Its price is 2 (N - 1) hops one after
-# the other: for short vectors trees are faster, and NCCL, the library behind PyTorch's GPU
-# collectives, chooses between them.
+# This is less than 2 P, however many ranks there are, and no all-reduce can do with less (Patarasuk
+# & Yuan). The price is 2 (N - 1) hops, one after the other. For short vectors trees are faster:
+# NCCL, the library behind torch.distributed on GPUs, chooses by size.
 
 
 def ring_hops(wire: Wire, chunks: list[list[float]], first: int, add_up: bool) -> Generator:
@@ -233,21 +239,23 @@ def ring_hops(wire: Wire, chunks: list[list[float]], first: int, add_up: bool) -
 
 
 def reduce_scatter(wire: Wire, vector: list[float]) -> Generator:
-    """Everybody's vectors [P] -> the sum of them all, but only this rank's chunk of it."""
+    """Everybody's vectors [P] -> this rank's chunk of their sum [P / N]."""
     chunks = [vector[share(len(vector), c, wire.num_ranks)] for c in range(wire.num_ranks)]
     yield from ring_hops(wire, chunks, wire.rank - 1, add_up=True)
     return chunks[wire.rank]
 
 
 def all_gather(wire: Wire, chunk: list[float]) -> Generator:
-    """Everybody's chunks -> all of them, one behind the other."""
+    """Everybody's chunks -> all of them in order [P]."""
     chunks = [chunk] * wire.num_ranks
     yield from ring_hops(wire, chunks, wire.rank, add_up=False)
     return [number for chunk in chunks for number in chunk]
 
 
 def all_reduce(wire: Wire, vector: list[float]) -> Generator:
-    """Everybody's vectors [P] -> the sum of them all [P], the same bits on every rank."""
+    """Everybody's vectors [P] -> their sum [P]. Each chunk was summed once and then copied, so all
+    ranks hold the same bits.
+    """
     chunk = yield from reduce_scatter(wire, vector)
     return (yield from all_gather(wire, chunk))
 
@@ -255,17 +263,19 @@ def all_reduce(wire: Wire, vector: list[float]) -> Generator:
 # === DATA PARALLEL ===
 
 # Every rank has all the weights and computes the gradient for its share of the batch. The batch's
-# loss is a mean, so its gradient is the mean over all examples. A rank's loss is the mean over its
-# own, so it is weighted by its share before the sum; the mean of the ranks' means would be wrong
-# where the shares are unequal. (PyTorch's DistributedDataParallel divides the sum by N: every rank
-# must have as many examples as the others.) After the sum all ranks hold the same gradient and
-# take the same step, so their weights stay equal and are never sent again.
+# loss is a mean over 32 examples, a rank's a mean over its 8. So each rank's gradient is weighted
+# by its share, 8/32, and then summed. (PyTorch's DistributedDataParallel divides the sum by N,
+# which is the same as long as all ranks have equally many examples. It also sends the gradients of
+# the last layers while backward still works on the first.) After the sum all ranks hold the same
+# gradient and take the same step: their weights stay equal and are never sent again.
 #
-# The optimiser's memory is then kept N times, for nothing. ZeRO's first stage stops between the
-# two halves of the all-reduce: a rank has the sum for one chunk, updates this chunk alone with the
-# momentum for this chunk alone, and all-gather distributes weights instead of gradients. The same
-# bytes, and a fourth of the momentum. (With Adam in mixed precision the optimiser takes 12 of the
-# 16 bytes for each weight.)
+# The momentum is then kept N times over, for nothing. ZeRO's first stage stops between the two
+# halves of the all-reduce. A rank has the sum of one chunk; it keeps momentum for this chunk alone
+# and updates this chunk alone; then all-gather distributes weights instead of gradients. The bytes
+# are the same. (With Adam and 16-bit weights, the optimiser's state is 12 of 16 bytes per weight.)
+#
+# Data parallelism is often taken for a larger batch at no cost. Here the batch stays at 32: who
+# gives each rank 32 examples trains with batches of 128, and that is another training.
 
 
 def share_of_gradient(wire: Wire, layers: list[Tensor], batch: Batch) -> float:
@@ -283,10 +293,11 @@ def data_parallel(wire: Wire, layers: list[Tensor], batch: Batch) -> Generator:
 
 
 def train(
-    wire: Wire, weights: list[Matrix], batches: list[Batch], cut: Callable, way: Callable, *more: Any
+    wire: Wire, weights: list[Matrix], batches: list[Batch], cut: Callable, way: Callable, *more
 ) -> Generator:
-    """A rank's training in any of the ways: cut(weights, rank, num_ranks) is what it holds, and
-    way(wire, layers, batch) puts the batch's gradient there and returns its part of the loss.
+    """A rank's training, for this way and the later ones: cut(weights, rank, num_ranks) is what
+    the rank holds; way(wire, layers, batch) gives these layers the gradient of the batch's loss
+    and returns the rank's part of the loss.
     """
     layers = list(map(Tensor, cut(weights, wire.rank, wire.num_ranks)))
     optimiser, losses = SGD(layers, MOMENTUM), []
@@ -313,19 +324,25 @@ def train_zero(wire: Wire, weights: list[Matrix], batches: list[Batch]) -> Gener
 # === TENSOR PARALLEL ===
 
 # Every rank computes a share of each block's hidden units, for all examples. It needs the rows of
-# w1 that make these units, and the columns of w2 that read them:
+# w1 that make these units and the columns of w2 that read them:
 #
 #     w2 relu(w1 x)  =  sum over ranks r of   w2[:, r] relu(w1[r, :] x)
 #
-# ReLU acts on each unit alone, so between w1 and w2 nobody needs anything from others. This is why
-# Megatron cuts the two matrices in opposite directions: one sum after w2 is all. Backward, each
-# rank knows the gradient at the block's input only as far as it came through its own units, and
-# the full gradient is again a sum over the ranks. So there are two all-reduces for each block: g
-# in forward, f in backward. (The paper: f passes forward and sums backward, g the other way.)
+# ReLU acts on each unit alone, so between w1 and w2 no rank needs anything from another. That is
+# why Megatron cuts the two matrices in opposite directions: one sum after w2 is enough. It is
+# called g. In backward a rank knows the gradient at the block's input only as far as it passed
+# through its own units, so there is a second sum, called f. Without f the loss still falls and the
+# accuracy reaches 0.000 [results: no_backward_sum.accuracy]: a wrong gradient shows only when
+# weights are compared. (In the paper f and g are operators: f does nothing in forward and sums in
+# backward, g the other way round.)
 #
-# Where ranks exchange, the graph of the engine ends: each block is a graph of its own, started
-# from a leaf, and gets its gradient by hand. Stem and head are small and every rank computes them
-# whole: their inputs are the same bits everywhere, so their gradients are too.
+# Where ranks exchange, the engine's graph ends: each block's graph starts from a new leaf, and
+# backward hands the gradient on. Stem and head are small, and every rank computes them whole; their
+# inputs are the same bits on all ranks, so their gradients are too.
+#
+# The traffic grows with the batch, and every block waits for it four times (two sums, two halves
+# each). So tensor parallelism stays within one machine, on its fastest wires (NVLink). In PyTorch
+# it is parallelize_module with ColwiseParallel for w1 and RowwiseParallel for w2.
 
 
 def cut_blocks(weights: list[Matrix], rank: int, num_ranks: int) -> list[Matrix]:
@@ -377,17 +394,22 @@ def predict_tensor_parallel(wire: Wire, weights: list[Matrix], images: Matrix) -
 
 # === PIPELINE PARALLEL ===
 
-# Every rank has one block (the first also the stem, the last also the head), and sends what it
-# made to the next. One batch at a time would leave all ranks but one idle. So the batch is cut in
-# M micro-batches that follow each other. Still, the last of K ranks must wait K - 1 turns for the
-# first micro-batch, and backward the same: of M + K - 1 turns a rank works in M.
+# Every rank has one block (the first also the stem, the last also the head) and sends its output to
+# the next. With whole batches all ranks but one would be idle. So the batch is cut into M
+# micro-batches that follow each other. The last of N ranks still waits N - 1 turns for the first
+# micro-batch to arrive, and in backward the first rank waits for the last. A rank works in M of
+# M + N - 1 turns:
 #
-#     bubble = (K - 1) / (M + K - 1)      the share of the time in which a rank waits
+#     bubble = (N - 1) / (M + N - 1)      the share of the time in which a rank waits: here 3/11
 #
-# GPipe runs all forwards, then all backwards, and must keep M micro-batches' activations. 1F1B
-# ("one forward, one backward") starts backward as soon as it can and keeps K - rank at most. It
-# is often said to shrink the bubble. It shrinks the memory; the bubble stays. In both, weights
-# change only when all M are through, so both compute the batch's very gradient.
+# GPipe runs all forwards, then all backwards, and must hold what backward needs of M micro-batches.
+# 1F1B (one forward, one backward) starts backward as soon as it can, and rank r holds N - r at
+# most. It is often said to shrink the bubble. It does not: it shrinks the memory. Both change the
+# weights only after the last micro-batch, so both compute exactly the batch's gradient.
+#
+# A rank sends activations one way and gradients the other, B x 32 numbers per boundary each: far
+# less than the other cuts here. So pipelines run across the slow wires between machines.
+
 
 Action = tuple[str, int]  # ("F", m): forward of micro-batch m; ("B", m): its backward
 
@@ -411,7 +433,7 @@ def schedule_1f1b(stage: int, num_stages: int, num_micro: int) -> list[Action]:
 
 
 def cut_stack(weights: list[Matrix], rank: int, num_ranks: int) -> list[Matrix]:
-    """One rank's weights: a share of the blocks, the first with the stem, the last with the head."""
+    """One rank's weights: a share of the blocks; the first has the stem too, the last the head."""
     mine = share(NUM_BLOCKS, rank, num_ranks)
     blocks = weights[1 + 2 * mine.start : 1 + 2 * mine.stop]
     return weights[: rank == 0] + blocks + (weights[-1:] if rank == num_ranks - 1 else [])
@@ -420,6 +442,8 @@ def cut_stack(weights: list[Matrix], rank: int, num_ranks: int) -> list[Matrix]:
 def pipeline(wire: Wire, layers: list[Tensor], batch: Batch, schedule: Callable) -> Generator:
     """The batch's gradient in this rank's layers: every action of its schedule, in order."""
     images, labels = batch
+    if len(labels) < NUM_MICRO:
+        raise ValueError(f"{len(labels)} examples do not make {NUM_MICRO} micro-batches")
     if math.ceil(len(labels) / NUM_MICRO) * WIDTH * ITEM_SIZE > PIPE_ROOM:
         raise ValueError("a micro-batch does not fit in a pipe: use more micro-batches")
     first, last = wire.rank == 0, wire.rank == wire.num_ranks - 1
@@ -479,26 +503,28 @@ def main() -> dict[str, Any]:
     batches = draw_batches(images[:NUM_TRAIN], labels[:NUM_TRAIN], rng)
     held_out = images[NUM_TRAIN:], labels[NUM_TRAIN:]
     show_ring()
-    alone = show_training_alone(weights, batches)
+    show_facts(weights)
+    alone = train_alone(weights, batches)
     formulas = predicted_bytes(len(flatten(weights)), BATCH_SIZE)
-    results, joined = {}, {}
+    results, joined, seconds = {}, {}, []
     with Ranks(NUM_RANKS) as ranks:
-        show_head(ranks)
+        show_head(ranks, weights, alone)
         for name, (program, more, join) in ways().items():
             start = time.perf_counter()
             results[name] = ranks.run(program, weights, batches, *more)
+            seconds.append(time.perf_counter() - start)
             joined[name] = join([result["weights"] for result in results[name]])
             gap = largest_difference(joined[name], alone["weights"])
-            show_way(name, results[name], gap, formulas[name], time.perf_counter() - start)
+            show_way(name, results[name], gap, formulas[name])
         logits = ranks.run(predict_tensor_parallel, joined["tensor parallel"], held_out[0])[0]
-    headline = compare(weights, alone, results, joined, formulas)
-    headline["accuracy"] = accuracy(logits, held_out[1])
-    show_memory(alone, results)
-    bubbles = show_timelines(results)
+    show_memory(alone, results, seconds)
+    show_timelines(results)
     growth = show_growth(weights, batches[0])
     show_inference(logits, held_out, alone["weights"])
-    show_conclusions(headline, bubbles, growth, formulas)
-    return {**headline, "details": {"bubbles": bubbles, "growth": growth}}
+    numbers = headline(alone, results, joined, formulas)
+    numbers["accuracy"] = accuracy(logits, held_out[1])
+    show_conclusions(numbers, results, growth, joined)
+    return {**numbers, "details": {"growth": growth}}
 
 
 # === APPENDIX: REPORT AND HELPERS ===
@@ -631,32 +657,34 @@ def accuracy(logits: Matrix, labels: list[int]) -> float:
     return sum(hits) / len(hits)
 
 
-def compare(
-    weights: list[Matrix],
+def headline(
     alone: dict[str, Any],
     results: dict[str, list[dict[str, Any]]],
     joined: dict[str, list[Matrix]],
     formulas: dict[str, float],
 ) -> dict[str, Any]:
     """The headline numbers, all but the accuracy."""
-    replicas = results["data parallel"][1:] + results["data parallel, ZeRO"][1:]
-    first = [results["data parallel"][0]] * (NUM_RANKS - 1)
-    first += [results["data parallel, ZeRO"][0]] * (NUM_RANKS - 1)
-    differing = [a["weights"] != b["weights"] for a, b in zip(replicas, first)]
-    sent = {name: max([rank["bytes"] for rank in ranks]) for name, ranks in results.items()}
+    replicated = [results["data parallel"], results["data parallel, ZeRO"]]
+    differ = [r["weights"] != ranks[0]["weights"] for ranks in replicated for r in ranks]
     pipelines = [results["pipeline, GPipe"], results["pipeline, 1F1B"]]
-    held = [max([rank["most_held"] for rank in ranks]) for ranks in pipelines]
-    formula = (NUM_RANKS - 1) / (NUM_MICRO + NUM_RANKS - 1)
-    moved = largest_difference(weights, alone["weights"])
-    gap = max([largest_difference(alone["weights"], w) for w in joined.values()])
-    print(f"In {NUM_STEPS} steps the weights moved by up to {moved:.2f}.")
+    most_held = [max([rank["most_held"] for rank in ranks]) for ranks in pipelines]
     return {
-        "weight_gap": gap,
-        "replicas_differ": sum(differing),
-        "bytes_off": max([abs(sent[name] - formulas[name]) for name in sent]),
-        "bubble_off": max([abs(bubble(ranks) - formula) for ranks in pipelines]),
-        "held_ratio": held[0] / held[1],
+        "weight_gap": max([largest_difference(alone["weights"], w) for w in joined.values()]),
+        "replicas_differ": sum(differ),
+        "bytes_off": max([abs(busiest(results[name]) - formulas[name]) for name in results]),
+        "bubble_off": max([abs(bubble(ranks) - predicted_bubble()) for ranks in pipelines]),
+        "held_ratio": most_held[0] / most_held[1],
     }
+
+
+def busiest(ranks: list[dict[str, Any]]) -> float:
+    """The bytes that the rank which sends most sends for one step."""
+    return max([rank["bytes"] for rank in ranks])
+
+
+def predicted_bubble() -> float:
+    """(N - 1) / (M + N - 1)"""
+    return (NUM_RANKS - 1) / (NUM_MICRO + NUM_RANKS - 1)
 
 
 def bubble(ranks: list[dict[str, Any]]) -> float:
@@ -685,73 +713,76 @@ def show_ring() -> None:
     columns = run_in_turns(watched, n)
     print(f"All-reduce in a ring of {n}. At first rank 0 has 1 2 3 4, rank 1 10 20 30 40, ...")
     print("hop  " + "".join([f"rank {rank} sends".ljust(18) for rank in range(n)]).rstrip())
-    for hop in range(2 * (n - 1)):
+    for hop in range(len(columns[0]) - 1):
         cells = "".join([column[hop].ljust(18) for column in columns])
-        note = "" if hop != n - 1 else "complete chunks now go around\n"
-        print(f"{note}{hop + 1:3}  {cells}".rstrip())
-    print(f"Each rank now has {columns[0][-1]}: {len(set([c[-1] for c in columns]))} version.")
+        if hop == n - 1:
+            print("Each chunk is now complete on one rank. The complete chunks go around:")
+        print(f"{hop + 1:3}  {cells}".rstrip())
+    ends = {column[-1] for column in columns}
+    print(f"{'Every rank has' if len(ends) == 1 else 'Ranks differ; one has'} {min(ends)}.")
 
 
-def show_training_alone(weights: list[Matrix], batches: list[Batch]) -> dict[str, Any]:
-    """Train in one process and say so."""
+def show_facts(weights: list[Matrix]) -> None:
+    """The sizes, before the training of the one process."""
     count = len(flatten(weights))
-    print(f"\n{count:,} weights, {NUM_STEPS} steps of {BATCH_SIZE} digits, one process")
-    print(f"(knowing nothing costs ln 10 = {log(10):.2f})")
-    start = time.perf_counter()
-    alone = train_alone(weights, batches)
-    print(f"time  {time.perf_counter() - start:.1f} s")
-    return alone
+    print(f"\n{count:,} weights, {NUM_STEPS} steps of {BATCH_SIZE} digits, one process alone")
+    print(f"(at the loss, knowing nothing gives ln 10 = {log(10):.2f})")
 
 
-def show_head(ranks: Ranks) -> None:
-    """The head of the table of ways, and how the ranks run."""
-    print(f"\nThe same with {NUM_RANKS} ranks. gap: largest distance of a weight from the above")
+def show_head(ranks: Ranks, weights: list[Matrix], alone: dict[str, Any]) -> None:
+    """How the ranks run, and the head of the table of ways."""
+    moved = largest_difference(weights, alone["weights"])
+    print(f"The weights have moved by up to {moved:.2f}.")
+    print(
+        f"\nThe same with {NUM_RANKS} ranks. Gap: the largest distance of a final weight from that"
+    )
+    print("of the process alone. Bytes: what the rank that sends most sends for a step.")
     print(f"time  the ranks are {ranks.kind}")
-    print("                       loss    loss             bytes that a rank sends, per step")
-    print("                     step 1    last       gap   counted   formula")
+    print("                     loss at  loss at             bytes     bytes by")
+    print("                      step 1      end      gap    counted   formula", flush=True)
 
 
-def show_way(
-    name: str, ranks: list[dict[str, Any]], gap: float, formula: float, seconds: float
-) -> None:
+def show_way(name: str, ranks: list[dict[str, Any]], gap: float, formula: float) -> None:
     """One row of the table of ways."""
     losses = [sum(parts) for parts in zip(*[rank["losses"] for rank in ranks])]
-    sent = max([rank["bytes"] for rank in ranks])
-    print(
-        f"{name:20} {losses[0]:7.4f} {losses[-1]:7.4f} {gap:9.1e} {sent:9,.0f} {formula:9,.0f}",
-        flush=True,
-    )
-    print(f"time  {seconds:.1f} s")
+    row = f"{name:20}  {losses[0]:.4f}   {losses[-1]:.4f}   {gap:.0e}  {busiest(ranks):9,.0f}"
+    print(f"{row} {formula:9,.0f}", flush=True)
 
 
-def show_memory(alone: dict[str, Any], results: dict[str, list[dict[str, Any]]]) -> None:
+def show_memory(
+    alone: dict[str, Any], results: dict[str, list[dict[str, Any]]], seconds: list[float]
+) -> None:
     """What each rank keeps."""
-    print("\nNumbers kept by the rank that keeps most; micro-batches held for backward")
-    print("                      weights  gradients  momentum   micro-batches")
+    print(f"time  {', '.join([f'{value:.1f}' for value in seconds])} s for these five")
+    print("\nNumbers kept by the rank that keeps most")
+    print("                      weights  gradients   momentum   micro-batches held")
     for name, ranks in {"one process": [alone], **results}.items():
-        kept = max([rank["numbers"] for rank in ranks])
+        count, momentum = max([rank["numbers"] for rank in ranks])
         held = max([rank.get("most_held", 0) for rank in ranks])
-        print(
-            f"{name:20} {kept[0]:8,} {kept[0]:10,} {kept[1]:9,}" + (f"{held:16}" if held else "")
-        )
+        row = f"{name:20} {count:8,}   {count:8,}   {momentum:8,}"
+        print(row + (f"{held:21}" if held else ""))
 
 
-def show_timelines(results: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
-    """Who worked when, as the logical clocks of the last step have it; returns the bubbles."""
-    print(f"\nThe last step on the logical clock, {NUM_MICRO} micro-batches: 0 = forward of the")
-    print("first (1 unit), aa = its backward (2 units), . = waiting")
-    bubbles = {}
+def show_timelines(results: dict[str, list[dict[str, Any]]]) -> None:
+    """Who worked when, as the logical clocks of the last step have it."""
+    print("\nThe last step of the pipelines on the logical clock, a character per unit:")
+    print("0 1 2 ... forward of a micro-batch, aa bb cc ... its backward, dots: waiting")
     for name in ("pipeline, GPipe", "pipeline, 1F1B"):
-        for index, rank in enumerate(results[name]):
+        lines = []
+        for rank in results[name]:
             line = ""
             for action, m, start in rank["timeline"]:
                 line = line.ljust(int(start), ".")
-                line += str(m % 10) * FORWARD_TIME if action == "F" else "abcdefghijkl"[m % 12] * 2
-            print(f"{name if index == 0 else '':16} rank {index} |{line}")
-        bubbles[name] = bubble(results[name])
-        formula = (NUM_RANKS - 1) / (NUM_MICRO + NUM_RANKS - 1)
-        print(f"{'':17}waiting {bubbles[name]:.4f} of the time, formula {formula:.4f}")
-    return bubbles
+                symbol, duration = str(m % 10), FORWARD_TIME
+                if action == "B":
+                    symbol, duration = "abcdefghij"[m % 10], BACKWARD_TIME
+                line += symbol * duration
+            lines.append(line)
+        for index, line in enumerate(lines):
+            title = name if index == 0 else ""
+            print(f"{title:16} rank {index}  {line.ljust(max(map(len, lines)), '.')}")
+        waiting = f"{bubble(results[name]):.4f} of the time"
+        print(f"{'':17}waiting {waiting}; by the formula {predicted_bubble():.4f}")
 
 
 def all_reduce_naively(wire: Wire, vector: list[float]) -> Generator:
@@ -784,33 +815,36 @@ def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
 
 
 def show_growth(weights: list[Matrix], batch: Batch) -> dict[str, Any]:
-    """Bytes against the number of ranks, and against the batch's size, counted in real runs."""
+    """Bytes against the number of ranks and against the batch's size, counted in runs by turns."""
     vector, counts = flatten(weights), (2, 3, 4, 5, 16)
-    table, versions = {}, {}
+    print(
+        f"\nBytes sent by a rank in one all-reduce of {len(vector):,} numbers (exponent: 5 to 16)"
+    )
+    print("ranks            " + "".join([f"{n:10}" for n in counts]) + "  exponent")
+    versions = {}
     for name, reduce in (("ring", all_reduce), ("everything to all", all_reduce_naively)):
         runs = [run_in_turns(counted, n, reduce_multiple, reduce, vector) for n in counts]
-        table[name] = [max([sent for _, sent in run]) for run in runs]
+        sent = [max([count for _, count in run]) for run in runs]
         versions[name] = len({tuple(total) for total, _ in runs[2]})
-    print("\nBytes that a rank sends, and the exponent of their growth from 5 to 16 ranks")
-    print("ranks              " + "".join([f"{n:10}" for n in counts]) + "  exponent")
-    for name, sent in table.items():
         power = exponent(counts[3:], sent[3:])
-        print(f"{name:19}" + "".join([f"{b:10,}" for b in sent]) + f"{power:10.2f}")
-    print(f"limit for the ring: 2 x {ITEM_SIZE} x {len(vector):,} = {16 * len(vector):,}")
+        print(f"{name:17}" + "".join([f"{count:10,}" for count in sent]) + f"{power:10.2f}")
+    print(f"The ring's stay below 2 x {len(vector):,} x 8 = {2 * 8 * len(vector):,}.")
 
     sizes, powers = (BATCH_SIZE // 2, BATCH_SIZE, BATCH_SIZE * 2), {}
-    print("batch              " + "".join([f"{size:10}" for size in sizes]) + "  exponent")
+    print(f"\nBytes sent by the busiest of {NUM_RANKS} ranks for a step")
+    print("examples         " + "".join([f"{size:10}" for size in sizes]) + "  exponent")
     doubled = (batch[0] * 2, batch[1] * 2)
     for name in ("data parallel", "tensor parallel", "pipeline, 1F1B"):
         program, more, _ = ways()[name]
         sent = []
         for size in sizes:
             part = [(doubled[0][:size], doubled[1][:size])]
-            ranks = run_in_turns(program, NUM_RANKS, weights, part, *more)
-            sent.append(max([rank["bytes"] for rank in ranks]))
+            sent.append(busiest(run_in_turns(program, NUM_RANKS, weights, part, *more)))
         powers[name] = exponent(sizes, sent)
-        print(f"{name:19}" + "".join([f"{b:10,.0f}" for b in sent]) + f"{powers[name]:10.2f}")
-    return {"ranks": table, "versions": versions, "batch": powers}
+        print(
+            f"{name:17}" + "".join([f"{count:10,.0f}" for count in sent]) + f"{powers[name]:10.2f}"
+        )
+    return {"versions": versions, "powers": powers}
 
 
 def show_inference(logits: Matrix, held_out: Batch, weights: list[Matrix]) -> None:
@@ -824,19 +858,48 @@ def show_inference(logits: Matrix, held_out: Batch, weights: list[Matrix]) -> No
 
 
 def show_conclusions(
-    headline: dict[str, Any],
-    bubbles: dict[str, float],
+    numbers: dict[str, Any],
+    results: dict[str, list[dict[str, Any]]],
     growth: dict[str, Any],
-    formulas: dict[str, float],
+    joined: dict[str, list[Matrix]],
 ) -> None:
     """What was shown, computed from the numbers."""
-    print()
-    print(headline, bubbles, growth["versions"])
+    gap = numbers["weight_gap"]
+    sent = {name: busiest(ranks) for name, ranks in results.items()}
+    data, tensor = sent["data parallel"], sent["tensor parallel"]
+    end = "end at the same weights" if gap < 1e-9 else "do NOT end at the same weights"
+    print(f"\nAll five ways {end}: the largest gap is {gap:.0e}.")
+    if numbers["replicas_differ"]:
+        print(f"{numbers['replicas_differ']} replicas differ from the first: all-reduce is broken.")
+    else:
+        versions = growth["versions"]["everything to all"]
+        print("Replicas agree in every bit, because the ring forms each sum once. If every rank")
+        print(
+            f"adds up all vectors itself, in its own order, 4 ranks get {versions} different sums."
+        )
+    if joined["data parallel"] == joined["data parallel, ZeRO"]:
+        momentum = max([rank["numbers"][1] for rank in results["data parallel, ZeRO"]])
+        part = momentum / len(flatten(joined["data parallel"]))
+        print(
+            f"ZeRO ends at the same bits as data parallel, with {part:.2f} of the momentum per rank"
+        )
+        print(f"and {sent['data parallel, ZeRO'] / data:.2f} times the bytes.")
+    if tensor > 0.0 and abs(growth["powers"]["data parallel"]) < 0.01:
+        crossing = BATCH_SIZE * data / tensor
+        print("Data parallel's bytes do not depend on the batch, tensor parallel's do: they are")
+        print(f"equal at {crossing:.0f} examples per step; here a step has {BATCH_SIZE}.")
+    if numbers["bubble_off"] < 1e-9:
+        gpipe, f1b1 = joined["pipeline, GPipe"], joined["pipeline, 1F1B"]
+        bits = "the same bits" if gpipe == f1b1 else "other bits"
+        print("1F1B waits as long as GPipe. It ends at " + bits + " and holds fewer micro-batches")
+        print(f"at a time, by a factor of {numbers['held_ratio']:.1f}.")
 
 
 # === APPENDIX: STARTING AND STOPPING THE RANKS ===
 
 PATIENCE = 120.0  # seconds that a rank waits for one message
+DIED = "its process has ended"
+LOST = "its neighbour has ended"  # so it cannot be the cause
 
 
 class Mailbox:
@@ -901,7 +964,7 @@ def serve(rank: int, num_ranks: int, commands: Any, left: Any, right: Any) -> No
                 wire = Wire(rank, num_ranks, left, right)
                 reply = (run_to_its_end(program(wire, *arguments)), None)
             except (EOFError, BrokenPipeError, ConnectionResetError):
-                return  # a neighbour has ended: it will have told why
+                reply = (None, LOST)
             except Exception:
                 reply = (None, traceback.format_exc())
             commands.send(reply)
@@ -970,7 +1033,7 @@ class Ranks:
     def __enter__(self) -> Ranks:
         try:
             self.processes, self.lines = start_processes(self.num_ranks)
-        except (OSError, ImportError, NotImplementedError) as problem:
+        except (OSError, ImportError, RuntimeError) as problem:
             reason = str(problem) or type(problem).__name__
             self.kind = f"in one process, by turns ({reason[:40]})"
         return self
@@ -993,10 +1056,11 @@ class Ranks:
             try:
                 replies.append(line.recv())
             except (EOFError, OSError):
-                replies.append((None, ""))
+                replies.append((None, DIED))
         failed = [(rank, text) for rank, (_, text) in enumerate(replies) if text is not None]
-        for rank, text in sorted(failed, key=lambda failure: not failure[1]):
-            raise RuntimeError(f"rank {rank} failed: {text or 'its process has ended'}")
+        causes = [failure for failure in failed if failure[1] != LOST]
+        for rank, text in sorted(causes or failed, key=lambda failure: failure[1] == DIED):
+            raise RuntimeError(f"rank {rank} failed: {text}")
         return [result for result, _ in replies]
 
 
