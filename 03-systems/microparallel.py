@@ -15,7 +15,7 @@ pipeline work and when they wait.
 In the code    In the papers  Meaning                                                 Here
 num_ranks      N, p           number of processes                                     4
 rank           rank, stage    the number of one of them                               0 to 3
-weights        Psi, theta     all weight matrices of the network                      18,752
+weights        Psi, theta     all weight matrices of the network; P: how many numbers 18,752
 w1, w2         A, B           x + w2 relu(w1 x) is a block                            64x32, 32x64
 batch          mini-batch     the examples of one step; a step changes the weights    32 images
 micro-batch    m              a part of the batch that goes through a pipeline        4 images
@@ -224,9 +224,10 @@ def share(length: int, part: int, num_parts: int) -> slice:
 #
 #     2 (N - 1) / N x P numbers       here 2 x 3/4 x 18,752 numbers x 8 bytes = 225,024 bytes
 #
-# This is less than 2 P, however many ranks there are, and no all-reduce can do with less (Patarasuk
-# & Yuan). The price is 2 (N - 1) hops, one after the other. For short vectors trees are faster:
-# NCCL, the library behind torch.distributed on GPUs, chooses by size.
+# This is less than 2 P, however many ranks there are, and no all-reduce in which the ranks do the
+# adding can send less (Patarasuk & Yuan). The price is 2 (N - 1) hops, one after the other. For
+# short vectors trees are faster: NCCL, the library behind torch.distributed on GPUs, chooses by
+# size.
 
 
 def ring_hops(wire: Wire, chunks: list[list[float]], first: int, add_up: bool) -> Generator:
@@ -274,8 +275,8 @@ def all_reduce(wire: Wire, vector: list[float]) -> Generator:
 # and updates this chunk alone; then all-gather distributes weights instead of gradients. The bytes
 # are the same. (With Adam and 16-bit weights, the optimiser's state is 12 of 16 bytes per weight.)
 #
-# Data parallelism is often taken for a larger batch at no cost. Here the batch stays at 32: who
-# gives each rank 32 examples trains with batches of 128, and that is another training.
+# Data parallelism is often taken for a larger batch at no cost. Here the batch stays at 32. If each
+# rank got 32 examples, the batch would be 128: a different training, with other weights at its end.
 
 
 def share_of_gradient(wire: Wire, layers: list[Tensor], batch: Batch) -> float:
@@ -331,10 +332,10 @@ def train_zero(wire: Wire, weights: list[Matrix], batches: list[Batch]) -> Gener
 # ReLU acts on each unit alone, so between w1 and w2 no rank needs anything from another. That is
 # why Megatron cuts the two matrices in opposite directions: one sum after w2 is enough. It is
 # called g. In backward a rank knows the gradient at the block's input only as far as it passed
-# through its own units, so there is a second sum, called f. Without f the loss still falls and the
-# accuracy reaches 0.000 [results: no_backward_sum.accuracy]: a wrong gradient shows only when
-# weights are compared. (In the paper f and g are operators: f does nothing in forward and sums in
-# backward, g the other way round.)
+# through its own units, so there is a second sum, called f. Without f nothing crashes, and the
+# network still learns: its accuracy is 0.72 [results: no_backward_sum.accuracy] instead of
+# 0.84 [results: seed_42.accuracy]. The mistake shows when weights are compared. (In the paper f and
+# g are operators: f does nothing in forward and sums in backward, g the other way round.)
 #
 # Where ranks exchange, the engine's graph ends: each block's graph starts from a new leaf, and
 # backward hands the gradient on. Stem and head are small, and every rank computes them whole; their
@@ -402,14 +403,16 @@ def predict_tensor_parallel(wire: Wire, weights: list[Matrix], images: Matrix) -
 #
 #     bubble = (N - 1) / (M + N - 1)      the share of the time in which a rank waits: here 3/11
 #
+# (The Megatron paper divides by the time without waiting: (N - 1) / M.)
+#
 # GPipe runs all forwards, then all backwards, and must hold what backward needs of M micro-batches.
 # 1F1B (one forward, one backward) starts backward as soon as it can, and rank r holds N - r at
 # most. It is often said to shrink the bubble. It does not: it shrinks the memory. Both change the
 # weights only after the last micro-batch, so both compute exactly the batch's gradient.
 #
-# A rank sends activations one way and gradients the other, B x 32 numbers per boundary each: far
-# less than the other cuts here. So pipelines run across the slow wires between machines.
-
+# A rank sends activations to the right and gradients to the left, batch x 32 numbers each: far less
+# than in the other cuts here. So pipelines run across the slow wires between machines. In PyTorch:
+# torch.distributed.pipelining.Schedule1F1B.
 
 Action = tuple[str, int]  # ("F", m): forward of micro-batch m; ("B", m): its backward
 
@@ -442,6 +445,8 @@ def cut_stack(weights: list[Matrix], rank: int, num_ranks: int) -> list[Matrix]:
 def pipeline(wire: Wire, layers: list[Tensor], batch: Batch, schedule: Callable) -> Generator:
     """The batch's gradient in this rank's layers: every action of its schedule, in order."""
     images, labels = batch
+    # In 1F1B two neighbours may send to each other at the same moment. Neither reads before its
+    # message is in the pipe, so there must be room for it (torch posts both transfers together).
     if len(labels) < NUM_MICRO:
         raise ValueError(f"{len(labels)} examples do not make {NUM_MICRO} micro-batches")
     if math.ceil(len(labels) / NUM_MICRO) * WIDTH * ITEM_SIZE > PIPE_ROOM:
@@ -465,6 +470,7 @@ def pipeline(wire: Wire, layers: list[Tensor], batch: Batch, schedule: Callable)
             held[m] = x, out
             wire.most_held = max(wire.most_held, len(held))
         else:
+            # The last rank starts from the loss: a mean over the micro-batch, weighted by its part.
             d_out = [[part]] if last else rows_of((yield from wire.receive("right")), WIDTH)
             note_time(wire, action, m, BACKWARD_TIME)
             x, out = held.pop(m)
@@ -476,9 +482,10 @@ def pipeline(wire: Wire, layers: list[Tensor], batch: Batch, schedule: Callable)
 
 # === ALL WAYS, ONE AFTER THE OTHER ===
 
-# The same weights at the start, the same batches. Then the final weights are put together from the
-# ranks and compared with those of one process, number by number. What a formula predicts is
-# printed beside what was counted.
+# All ways start from the same weights and see the same batches. (Here every rank is sent all of
+# them; in production ranks load their parts from a checkpoint, and each reads its own examples.)
+# The final weights are put together from the ranks and compared with those of one process, number
+# by number. What the formulas predict is printed beside what was counted.
 
 
 def predicted_bytes(num_weights: int, batch_size: int) -> dict[str, float]:
