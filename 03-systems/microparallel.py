@@ -54,6 +54,7 @@ import multiprocessing
 import os
 import random
 import signal
+import sys
 import time
 import traceback
 import urllib.request
@@ -887,10 +888,11 @@ def show_conclusions(
     if joined["data parallel"] == joined["data parallel, ZeRO"]:
         momentum = max([rank["numbers"][1] for rank in results["data parallel, ZeRO"]])
         part = momentum / len(flatten(joined["data parallel"]))
+        more = sent["data parallel, ZeRO"] / data
         print(
-            f"ZeRO ends at the same bits as data parallel, with {part:.2f} of the momentum per rank"
+            f"ZeRO ends at the same bits as data parallel. It keeps {part:.2f} of the momentum on a"
         )
-        print(f"and {sent['data parallel, ZeRO'] / data:.2f} times the bytes.")
+        print(f"rank and sends {more:.2f} times as many bytes.")
     if tensor > 0.0 and abs(growth["powers"]["data parallel"]) < 0.01:
         crossing = BATCH_SIZE * data / tensor
         print("Data parallel's bytes do not depend on the batch, tensor parallel's do: they are")
@@ -898,8 +900,8 @@ def show_conclusions(
     if numbers["bubble_off"] < 1e-9:
         gpipe, f1b1 = joined["pipeline, GPipe"], joined["pipeline, 1F1B"]
         bits = "the same bits" if gpipe == f1b1 else "other bits"
-        print("1F1B waits as long as GPipe. It ends at " + bits + " and holds fewer micro-batches")
-        print(f"at a time, by a factor of {numbers['held_ratio']:.1f}.")
+        print(f"1F1B waits as long as GPipe and ends at {bits}. In GPipe the fullest rank")
+        print(f"holds {numbers['held_ratio']:.1f} times as many micro-batches.")
 
 
 # === APPENDIX: STARTING AND STOPPING THE RANKS ===
@@ -987,6 +989,8 @@ def start_processes(num_ranks: int) -> tuple[list[Any], list[Any]]:
     "spawn" starts each with a fresh Python, as on Windows and macOS: nothing is shared by
     accident. Raises OSError or ImportError where processes are not to be had.
     """
+    if sys.platform in ("emscripten", "wasi"):
+        raise OSError("a browser has no processes")
     context = multiprocessing.get_context("spawn")
     rings = [context.Pipe() for _ in range(num_ranks)]  # ring c: (right end of c, left of c + 1)
     lines = [context.Pipe() for _ in range(num_ranks)]
