@@ -156,7 +156,8 @@ def train_alone(weights: list[Matrix], batches: list[Batch]) -> dict[str, Any]:
 # === THE WIRES ===
 
 # The ranks form a ring. Each has two connections, to the rank on its left and to the rank on its
-# right, and sees nothing else of the others: no shared memory, no threads.
+# right, and sees nothing else of the others: no shared memory, no threads. (A pipeline uses the
+# same wires, all but the one from the last rank to the first.)
 #
 # A rank's program is a generator. Where it needs a message, it yields the connection and is
 # resumed when the message is there. So the same programs run in two ways: each in a process of its
@@ -708,7 +709,7 @@ def show_ring() -> None:
     n = NUM_RANKS
 
     def watched(wire: Wire) -> Generator:
-        # Rank r gives 10^r times (1, 2, 3, 4): a sum's digits tell whose numbers are in it.
+        # Rank r gives 10^r times (1, 2, 3, 4): a sum's digits tell which ranks are in it.
         chunks = [[10.0**wire.rank * (c + 1)] for c in range(n)]
         states = []
         for first, add_up in ((wire.rank - 1, True), (wire.rank, False)):
@@ -984,7 +985,8 @@ def serve(rank: int, num_ranks: int, commands: Any, left: Any, right: Any) -> No
 
 
 def start_processes(num_ranks: int) -> tuple[list[Any], list[Any]]:
-    """Start a process for each rank and connect them; returns them and their command lines.
+    """Start a process for each rank and connect them; returns the processes and, for each, the
+    connection by which it gets its commands.
 
     "spawn" starts each with a fresh Python, as on Windows and macOS: nothing is shared by
     accident. Raises OSError or ImportError where processes are not to be had.
