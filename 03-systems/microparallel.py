@@ -8,9 +8,10 @@ of layers: every rank has some of the layers, and the examples pass from rank to
 lacks must be sent to it, so each cut has its own price in messages.
 
 Four ranks train the same small network on the same batches of handwritten digits in all these
-ways. One process does the same alone. Look at three things: how far the final weights lie apart;
-how many bytes a rank sends for one step, and what these grow with; and when the ranks of a
-pipeline work and when they wait.
+ways. One process does the same alone. Look at three things: how far the final weights lie apart
+(a sum of floats depends on its order in the last digits, so equal means equal up to rounding); how
+many bytes a rank sends for one step, and what these grow with; and when the ranks of a pipeline
+work and when they wait.
 
 In the code    In the papers  Meaning                                                 Here
 num_ranks      N, p           number of processes                                     4
