@@ -16,21 +16,21 @@ correlated; and how near GPTQ comes to the best rounding that exists, found by e
 
 The measure is the rise: by how much the loss on held-out names (mean of -log(probability of the
 symbol that really followed), in nats) is higher than with float weights. The float model is the
-limit: rise 0. The layer error explains it: the squared error of a layer's outputs, as a share of
-the squared outputs.
+limit: rise 0. The layer error explains it: the squared error of a layer's outputs, divided by the
+squared outputs.
 
 In the code   In the paper    Meaning                                                Shape
 weight        W               one weight matrix, a row for each output               [out][in]
-levels        (W - Q is its   whole numbers from -2^(bits-1) to 2^(bits-1) - 1       [out][in]
-scales         error)         what is used is Q: scale * level                       [out]
+levels        -               whole numbers from -2^(bits-1) to 2^(bits-1) - 1       [out][in]
+scales        -               what the model uses is Q = scale * level               [out]
 inputs        X transposed    what the layer reads, one row for each symbol          [N][in]
 H             H               2/N X X^T plus damping (the paper has no 1/N)          [in][in]
-U             H^-1, alg. 1    upper triangle with U^T U = inverse of H               [in][in]
-error         E               (weight - scale * level) / U[j][j], what is passed on  1 number
+U             H^-1 in alg. 1  upper triangle with U^T U = inverse of H               [in][in]
+error         E               (weight - scale * level) / U[j][j], to be passed on    1 number
 
-Left out: activations in 8 bits (LLM.int8(), SmoothQuant) and rotations that spread outliers (QuaRot);
-scales for groups of weights inside a row; training with rounding in the loop. microqlora shows
-levels that are not evenly spaced (NF4), blocks, and how to train over a quantised model.
+Left out: activations in 8 bits (SmoothQuant) and rotations that spread outliers (QuaRot); scales
+for groups of weights inside a row; zero points; training with rounding in the loop. microqlora
+shows levels that are not evenly spaced (NF4), blocks, and how to train over a quantised model.
 
 A number marked [results: ...] is not from this run: it was recorded from a run with one thing
 changed, and stands in results/microquant.json under that key.
@@ -67,15 +67,16 @@ WIDTH = 16  # entries of a vector: also the length of most weight rows
 CONTEXT = 16  # symbols: the start mark and the 15 letters of the longest name
 NUM_HEADS = 4
 NUM_HELD_OUT = 1000  # names that no model is trained on
-NUM_TEST = 300  # of these are measured; each of the 28 stored models costs one pass over them
+NUM_TEST = 400  # of these are measured; each of the 26 stored models needs one pass
 NUM_STEPS = 400
 BATCH_SIZE = 6  # names per step
 LEARNING_RATE = 0.01  # at the start; it falls to 0 in a straight line
 BITS = (8, 4, 3, 2)
+SCHEMES = ("tensor", "channel", "clipped")  # where the scales live: explained below
 NUM_CALIBRATION = 64  # training names whose inputs GPTQ looks at
 FEWER_NAMES = (1, 8)  # the control: GPTQ with hardly anything to look at
 DAMPING = 0.01  # added to H's diagonal, as a share of its mean; the paper's value
-CLIPS = tuple(i / 40 for i in range(12, 41))  # scales to try, as shares of the full one
+CLIPS = tuple([i / 40 for i in range(12, 41)])  # scales to try, as shares of the full one
 SHOWN = ("value", 0)  # the matrix and the row that are shown step by step
 
 # === A GRID AND ITS SCALE ===
@@ -88,19 +89,21 @@ SHOWN = ("value", 0)  # the matrix and the row that are shown step by step
 #
 #     3 bits, row (0.6, -0.2, 0.09): scale 0.6 / 3 = 0.2, levels (3, -1, 0), used (0.6, -0.2, 0)
 #
-# This is symmetric quantisation: level 0 is the weight 0, and the lowest level, -2^(b-1), is rarely
-# used. (Asymmetric quantisation stores a zero point beside each scale and uses all levels.) The
-# levels are evenly spaced, so all weights are rounded equally coarsely. Small weights get
-# no finer levels, as one sometimes reads; NF4 has that property, integers do not.
+# This is symmetric quantisation: level 0 is the weight 0. With this scale the nearest level is
+# never the lowest one, -2^(b-1), so at 2 bits only -1, 0 and 1 are used. (Asymmetric quantisation
+# stores a zero point beside each scale and uses all levels.) The levels are evenly spaced. One
+# sometimes reads that the grid is finer near zero, where most weights are: that is NF4, not this.
+# Halve the step, by one bit more, and the mean squared error, scale^2 / 12, becomes a quarter.
 #
 # If one scale serves the whole matrix ("per tensor"), its largest weight makes the steps coarse for
 # every row. A scale for each row ("per channel": a row makes one output channel) costs 16 bits per
 # row. In this model a row has 16 weights, so that is one more bit for each weight; in a model with
 # rows of 4,096 it is 0.004 bits. So the table below gives the bytes that are really stored.
 #
-# The third choice costs no bytes: a *smaller* scale for each row. It makes all steps finer, and
+# The third choice costs no more bytes: a *smaller* scale for each row. All steps become finer, and
 # the few weights beyond the last level are clipped to it. "clipped" tries 29 scales for each row
-# and keeps the one with the smallest squared error of the weights. At 2 bits this matters a lot.
+# and keeps the one with the smallest squared error of the weights. It is GPTQ's strongest rival:
+# a repair is only worth its trouble if a better scale does not do the same.
 
 
 def choose_scales(weight: list[list[float]], bits: int, scheme: str) -> list[float]:
@@ -229,10 +232,11 @@ def gptq_row(
 
 
 # GPTQ never goes back: it takes the nearest level at each weight, although a worse one now can be
-# better later. What would the best levels be? A row of 16 weights has 4^16 = 4 billion at 2 bits.
-# But the loss is a sum of squares that only grows, so a search may stop wherever the sum exceeds
-# the best row found so far. Its first full row is GPTQ's. The run takes a few hundred steps per
-# row. For rows of 64 (mlp_out) it is out of reach, and GPTQ stands in.
+# better later. Which levels are the best? At 2 bits a row of 16 weights has 4^16 = 4 billion
+# choices. But d H d^T is a sum of squares that only grows, so a search can turn back wherever the
+# sum exceeds the best row found so far. Its first full row is GPTQ's, and about a thousand steps
+# later it is done. (It is known as sphere decoding; GPTQ alone is Babai's nearest-plane algorithm.)
+# Rows of 64, those of mlp_out, are out of its reach: there GPTQ stands in.
 
 
 def best_row(
@@ -274,10 +278,10 @@ def best_rounding(
 #
 # Few bits save memory and the time to read it, not arithmetic: a product needs the weights as
 # ordinary numbers again. To write one token, all weights must be read once, and on a GPU that
-# reading takes longer than the arithmetic. So weights in 4 bits instead of 16 make a chat of one
-# user up to four times faster. Python cannot show that speed; it can count the bytes. ("int4" does
-# not mean that anything is computed in 4 bits. Hardware that multiplies 8- or 4-bit numbers needs
-# the activations in few bits too.)
+# reading takes longer than the arithmetic. So with weights in 4 bits instead of 16, a chat with one
+# user can become nearly four times faster. Python cannot show that speed; it can count the bytes.
+# ("int4" does not mean that anything is computed in 4 bits. Hardware that multiplies numbers of 8
+# or 4 bits needs the activations in few bits too.)
 
 
 class Stored(NamedTuple):
@@ -310,10 +314,15 @@ def store(levels: list[list[int]], scales: list[float], bits: int, scheme: str) 
     return Stored(bits, len(levels[0]), packed, struct.pack(f"<{len(kept)}e", *kept))
 
 
-# GPTQ must see the inputs of each layer. They depend on the layers before, which are quantised
-# already; so the matrices are taken in the order in which the model uses them, and a later one can
-# also make up for what the earlier ones broke. Embeddings stay in float: they are looked up, not
+# GPTQ must see the inputs of each layer, and they depend on the layers before. So the matrices are
+# quantised in the order in which the model uses them, and each one sees the inputs that it will
+# really get, from layers that are quantised already. (It keeps its outputs for *these* inputs; it
+# does not undo the errors of the layers before.) Embeddings stay in float: they are looked up, not
 # multiplied. (So, often, does the head. Here it is quantised with the rest.)
+#
+# In production: GPTQModel, or llm-compressor, whose files vLLM loads. 4 bits and a scale for every
+# 128 weights are usual, 128 texts or more serve for calibration, and rows are processed together,
+# 128 columns at a time, so that the GPU is busy: the same arithmetic in another order.
 
 STAGES = (("query", "key", "value"), ("attention_out",), ("mlp_in",), ("mlp_out",), ("head",))
 LAYERS = sum(STAGES, ())
@@ -371,7 +380,7 @@ def layer_inputs(model: GPT, names: Sequence[str]) -> dict[str, list[list[float]
 
 
 def predict(model: GPT, names: Sequence[str]) -> tuple[Tensor, list[int]]:
-    """Read names, all at once -> logits [N][27] for the N symbols that follow, and these symbols."""
+    """Read names, all at once -> logits [N][27] for the N symbols that follow, and the symbols."""
     ids, positions, spans, targets = pack([encode(name) for name in names])
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -421,7 +430,7 @@ class Measured(NamedTuple):
     layer_error: float  # mean over the layers, on inputs of names that GPTQ has not seen
 
 
-class Judge:
+class Evaluator:
     """The float model, and all that is needed to compare stored models with it."""
 
     def __init__(self, model: GPT, test: Sequence[str], calibration: Sequence[str]) -> None:
@@ -446,9 +455,7 @@ class Judge:
         return Measured(num_bytes, rise, spread, sum(errors) / len(errors))
 
 
-def layer_error(
-    weight: list[list[float]], used: list[list[float]], H: list[list[float]]
-) -> float:
+def layer_error(weight: list[list[float]], used: list[list[float]], H: list[list[float]]) -> float:
     """The squared error of the outputs as a share of the squared outputs: d H d^T / w H w^T."""
 
     def squared(rows: list[list[float]]) -> float:
@@ -458,13 +465,13 @@ def layer_error(
     return squared(difference) / squared(weight)
 
 
-def compare_with_best(judge: Judge) -> dict[str, dict[str, float]]:
+def compare_with_best(evaluator: Evaluator) -> dict[str, dict[str, float]]:
     """At 2 bits, one scale per row: the layer error of each method on the inputs that GPTQ was
     given, where all methods have the same H. Only layers with short rows can be searched.
     """
     errors: dict[str, dict[str, float]] = {}
-    for name, rows in layer_inputs(judge.model, judge.calibration).items():
-        weight, H = getattr(judge.model, name).data, hessian(rows)
+    for name, rows in layer_inputs(evaluator.model, evaluator.calibration).items():
+        weight, H = getattr(evaluator.model, name).data, hessian(rows)
         if len(H) > WIDTH:
             continue
         scales = choose_scales(weight, 2, "channel")
@@ -473,6 +480,27 @@ def compare_with_best(judge: Judge) -> dict[str, dict[str, float]]:
             used = store(method(weight, scales, 2, H), scales, 2, "channel").weight()
             errors[name][method.__name__] = layer_error(weight, used, H)
     return errors
+
+
+def run_controls(
+    evaluator: Evaluator, training: Sequence[str], known: dict[str, Measured]
+) -> dict[str, Measured]:
+    """2 bits, one scale per row: calibration names taken away, correlation taken away, and the
+    best rounding.
+    """
+    calibration, model = evaluator.calibration, evaluator.model
+
+    def measure(*how: object) -> Measured:
+        return evaluator.measure(*quantize_model(model, 2, "channel", *how))
+
+    controls = {"nearest": known["nearest"]}
+    for count in FEWER_NAMES:
+        title = f"GPTQ, {count} name{'s' if count > 1 else ''}"
+        controls[title] = measure(gptq, training[:count])
+    controls["GPTQ, inputs shuffled"] = measure(gptq, calibration, random.Random(SEED))
+    controls[f"GPTQ, {len(calibration)} names"] = known["gptq"]
+    controls["best rounding"] = measure(best_rounding, calibration)
+    return controls
 
 
 def main() -> dict[str, object]:
@@ -486,46 +514,40 @@ def main() -> dict[str, object]:
     start = time.perf_counter()
     train(model, training, rng)
     print(f"time  training took {time.perf_counter() - start:.1f} s")
-    judge = Judge(model, held_out[:NUM_TEST], training[:NUM_CALIBRATION])
 
+    evaluator = Evaluator(model, held_out[:NUM_TEST], training[:NUM_CALIBRATION])
     report_grids(model)
-    report_row(model, judge.calibration)
-    report_head(judge)
+    report_row(model, evaluator.calibration)
+    report_head(evaluator)
+    models: dict[tuple[int, str, str], GPT] = {}
     results: dict[tuple[int, str, str], Measured] = {}
-    shown = {"float": model}
     for bits in BITS:
-        for scheme in ("tensor", "channel", "clipped"):
-            nearest = quantize_model(model, bits, scheme)
-            repaired = quantize_model(model, bits, scheme, gptq, judge.calibration)
-            results[bits, scheme, "nearest"] = judge.measure(*nearest)
-            results[bits, scheme, "gptq"] = judge.measure(*repaired)
-            shown[f"{bits} {scheme} nearest"], shown[f"{bits} {scheme} gptq"] = nearest[0], repaired[0]
-            report_result(bits, scheme, results)
+        for scheme in SCHEMES:
+            if (bits, scheme) == (8, "clipped"):
+                continue  # at 8 bits there is nothing left to gain
+            for method in (round_to_nearest, gptq):
+                calibration = evaluator.calibration if method is gptq else ()
+                quantized, stored = quantize_model(model, bits, scheme, method, calibration)
+                key = (bits, scheme, "gptq" if method is gptq else "nearest")
+                models[key], results[key] = quantized, evaluator.measure(quantized, stored)
+            report_result(bits, scheme, results, num_weights(model))
     report_growth(results)
 
-    controls = {"nearest": results[2, "channel", "nearest"]}
-    for count in FEWER_NAMES:
-        fewer = quantize_model(model, 2, "channel", gptq, training[:count])
-        controls[f"GPTQ, {count} name{'s' if count > 1 else ''}"] = judge.measure(*fewer)
-    shuffled = quantize_model(model, 2, "channel", gptq, judge.calibration, random.Random(SEED))
-    controls["GPTQ, inputs shuffled"] = judge.measure(*shuffled)
-    controls[f"GPTQ, {NUM_CALIBRATION} names"] = results[2, "channel", "gptq"]
-    best = quantize_model(model, 2, "channel", best_rounding, judge.calibration)
-    controls["best rounding"] = judge.measure(*best)
+    known = {method: results[2, "channel", method] for method in ("nearest", "gptq")}
+    controls = run_controls(evaluator, training, known)
     report_controls(controls)
-    errors = compare_with_best(judge)
-    closed = report_gap(errors)
-    report_samples(shown)
+    errors = compare_with_best(evaluator)
     headline = {
         "row_8": results[8, "channel", "nearest"].rise,
         "tensor_2": results[2, "tensor", "nearest"].rise,
-        "row_2": results[2, "channel", "nearest"].rise,
-        "gptq_2": results[2, "channel", "gptq"].rise,
-        "shuffled_2": controls["GPTQ, inputs shuffled"].rise,
-        "gap_closed": closed,
+        "row_2": known["nearest"].rise,
+        "clipped_2": results[2, "clipped", "nearest"].rise,
+        "gptq_2": known["gptq"].rise,
+        "gap_closed": report_gap(errors),
     }
-    report_conclusion(headline, results)
-    details = {"results": results, "controls": controls, "errors": errors, "loss": judge.loss}
+    report_samples(model, models)
+    report_conclusion(headline, results, controls)
+    details = {"results": results, "controls": controls, "errors": errors, "loss": evaluator.loss}
     return {**headline, "details": details}
 
 
@@ -620,6 +642,9 @@ def report_data(model: GPT, training: Sequence[str]) -> None:
     print(f"\nTraining a GPT; {num_weights(model):,} of its weights will be quantised")
 
 
+TITLES = {"tensor": "one per matrix", "channel": "one per row", "clipped": "per row, clipped"}
+
+
 def report_grids(model: GPT) -> None:
     """The weights of one row on a line, and below them the levels that they can have at 2 bits."""
     name, index = SHOWN
@@ -635,7 +660,7 @@ def report_grids(model: GPT) -> None:
 
     print(f"\nRow {index} of the matrix '{name}', and the levels that it can have at 2 bits")
     print(f"{'its weights':<18}{line(weight[index], 'o')}")
-    for scheme in ("tensor", "channel", "clipped"):
+    for scheme in SCHEMES:
         scale = choose_scales(weight, 2, scheme)[index]
         print(f"{TITLES[scheme]:<18}{line([scale * q for q in (-2, -1, 0, 1)], '|')}")
 
@@ -644,103 +669,141 @@ def report_row(model: GPT, calibration: Sequence[str]) -> None:
     """The same row at 2 bits, weight by weight, rounded to nearest and by GPTQ."""
     name, index = SHOWN
     weight = getattr(model, name).data
-    scale = choose_scales(weight, 2, "channel")[index]
+    row, scale = weight[index], choose_scales(weight, 2, "channel")[index]
     H = hessian(layer_inputs(model, calibration)[name])
     U = transpose(cholesky(inverse(H)))
-    row = weight[index]
-    levels, rest, errors = gptq_row(row, scale, 2, U)
+    levels, repaired, errors = gptq_row(row, scale, 2, U)
     nearest = [nearest_level(w, scale, 2) for w in row]
-    plain = [w - scale * level for w, level in zip(row, nearest)]
-    loss, best = best_row(row, scale, 2, U)
-    print(f"\nThat row at 2 bits, one scale per row ({scale:.3f}); weights in units of the scale")
-    print("weight   nearest   repaired   GPTQ        error^2   sum      best")
+    _, best = best_row(row, scale, 2, U)
+    print(f"\nThat row at 2 bits with one scale ({scale:.3f}), in units of the scale. GPTQ rounds")
+    print("a weight as repaired so far; * marks a level that is not the weight's nearest.")
+    print("weight   nearest   repaired   GPTQ      error^2   sum so far   best")
     total = 0.0
     for j in range(len(row)):
         total += errors[j] ** 2
         mark = "*" if levels[j] != nearest[j] else " "
         print(
-            f"{row[j] / scale:6.2f}{nearest[j]:8d}{rest[j] / scale:12.2f}{levels[j]:8d} {mark}"
-            f"{errors[j] ** 2:12.4f}{total:9.4f}{best[j]:7d}"
+            f"{row[j] / scale:6.2f}{nearest[j]:8d}{repaired[j] / scale:12.2f}{levels[j]:8d} {mark}"
+            f"{errors[j] ** 2:11.4f}{total:11.4f}{best[j]:9d}"
         )
-    squared = dot(plain, [dot(plain, h) for h in H])
-    print(f"d H d^T: nearest {squared:.4f}, GPTQ {total:.4f}, best possible {loss:.4f}")
+    losses = []
+    for choice in (nearest, levels, best):
+        d = [w - scale * level for w, level in zip(row, choice)]
+        losses.append(dot(d, [dot(d, h) for h in H]))
+    print("d H d^T: nearest {:.4f}, GPTQ {:.4f}, best possible {:.4f}".format(*losses))
 
 
-TITLES = {"tensor": "one per matrix", "channel": "one per row", "clipped": "per row, clipped"}
-
-
-def report_head(judge: Judge) -> None:
+def report_head(evaluator: Evaluator) -> None:
     """The head of the table of results."""
-    floats = num_weights(judge.model)
-    print(f"\nHeld-out loss with float weights: {judge.loss:.4f} nats. The rise above it:")
-    print(f"({floats:,} weights take {4 * floats:,} bytes in 32 bits, {2 * floats:,} in 16)")
-    print("                                stored    bits per   rise of the loss   layer error")
-    print("bits  scales                     bytes    weight    nearest    GPTQ   nearest  GPTQ")
+    count = num_weights(evaluator.model)
+    print(f"\nThe loss with float weights is {evaluator.loss:.4f}. The {count:,} weights take")
+    print(f"{4 * count:,} bytes in 32 bits each, {2 * count:,} in 16. Stored in fewer:")
+    print("                         bytes   bits per    rise of the loss      layer error")
+    print("bits  scales            stored     weight    nearest     GPTQ    nearest    GPTQ")
 
 
-def report_result(bits: int, scheme: str, results: dict[tuple[int, str, str], Measured]) -> None:
+def report_result(
+    bits: int, scheme: str, results: dict[tuple[int, str, str], Measured], count: int
+) -> None:
     """One line of the table of results."""
     nearest, repaired = [results[bits, scheme, method] for method in ("nearest", "gptq")]
-    weights = 4 * WIDTH * WIDTH + 8 * WIDTH * WIDTH + len(ALPHABET) * WIDTH
     print(
-        f"{bits:<6}{TITLES[scheme]:<18}{nearest.num_bytes:>7,}{8 * nearest.num_bytes / weights:>10.2f}"
-        f"{nearest.rise:>11.4f}{repaired.rise:>8.4f}"
-        f"{nearest.layer_error:>10.4f}{repaired.layer_error:>8.4f}",
+        f"{bits:<6}{TITLES[scheme]:<18}{nearest.num_bytes:>6,}"
+        f"{8 * nearest.num_bytes / count:>11.2f}{nearest.rise:>+11.4f}{repaired.rise:>+9.4f}"
+        f"{nearest.layer_error:>11.4f}{repaired.layer_error:>8.4f}",
         flush=True,
     )
 
 
 def report_growth(results: dict[tuple[int, str, str], Measured]) -> None:
     """How precise the rises are, and how the layer error grows with the size of a step."""
-    errors = [f"{max(results[key].standard_error for key in results if key[0] == b):.4f} at {b}"
-              for b in BITS]
-    print(f"Largest standard error of a rise: {', '.join(errors)} bits")
+    spreads = {b: [m.standard_error for key, m in results.items() if key[0] == b] for b in BITS}
+    worst = ", ".join([f"{max(values):.4f} at {bits}" for bits, values in spreads.items()])
+    print(f"Largest standard error of a rise: {worst} bits")
     steps = [1.0 / (2 ** (bits - 1) - 1) for bits in BITS]
     exponents = [
         fitted_exponent(steps, [results[bits, "channel", method].layer_error for bits in BITS])
         for method in ("nearest", "gptq")
     ]
-    print("With one scale per row the layer error grows as step^k, a step being one level:")
-    print(f"k = {exponents[0]:.2f} to nearest, {exponents[1]:.2f} with GPTQ (one bit less: step x 2)")
+    print("One scale per row: the layer error grows as (distance between two levels)^k, with")
+    print("k = {:.2f} to nearest and {:.2f} with GPTQ".format(*exponents))
 
 
 def report_controls(controls: dict[str, Measured]) -> None:
     """At 2 bits, one scale per row: the same number of bytes, rounded in different ways."""
     print(f"\n2 bits, one scale per row: {controls['nearest'].num_bytes:,} bytes in every line")
-    print("rounding                  layer error    rise")
-    widest = max([measured.rise for measured in controls.values()])
+    print("rounding                layer error     rise")
+    widest = max([measured.rise for measured in controls.values()] + [1e-9])
     for title, measured in controls.items():
-        bar = "#" * round(32 * max(measured.rise, 0.0) / widest)
-        print(f"{title:<26}{measured.layer_error:>8.4f}{measured.rise:>11.4f}  {bar}".rstrip())
+        bar = "#" * round(34 * max(measured.rise, 0.0) / widest)
+        line = f"{title:<24}{measured.layer_error:>11.4f}{measured.rise:>+9.4f}  {bar}"
+        print(line.rstrip())
 
 
 def report_gap(errors: dict[str, dict[str, float]]) -> float:
     """GPTQ between rounding to nearest and the best rounding -> the share of the gap it closes."""
     nearest, repaired, best = [sum(column) for column in zip(*map(dict.values, errors.values()))]
     closed = (nearest - repaired) / (nearest - best)
-    print(f"\nOn the calibration inputs, sums of the layer errors of the {len(errors)} layers with short rows:")
-    print(f"nearest {nearest:.3f}, GPTQ {repaired:.3f}, best rounding {best:.3f}")
+    print(f"Layer error on the calibration inputs, sum of {len(errors)} layers with short rows:")
+    print(f"nearest {nearest:.3f}, GPTQ {repaired:.3f}, best {best:.3f}: ", end="")
     print(f"GPTQ closes {closed:.0%} of the gap.")
     return closed
 
 
-def report_samples(shown: dict[str, GPT]) -> None:
+def report_samples(model: GPT, models: dict[tuple[int, str, str], GPT]) -> None:
     """Names from some of the models, drawn with the same random numbers."""
     print("\nNames, drawn with the same random numbers")
-    for key in ("float", "4 channel gptq", "2 tensor nearest", "2 channel nearest", "2 clipped gptq"):
-        texts = sample(shown[key], [0] * 6, NUM_HEADS, CONTEXT, random.Random(SEED))
-        names = ["".join([ALPHABET[i] for i in text[1:] if i]) for text in texts]
-        bits, _, rest = key.partition(" ")
-        scheme, _, method = rest.partition(" ")
-        title = f"{bits} bits, {TITLES[scheme]}, {method}" if rest else "float"
-        print(f"{title}: {', '.join(names)}")
+    shown = {"float weights": model}
+    for bits, scheme, method in (
+        (4, "channel", "gptq"),
+        (2, "tensor", "nearest"),
+        (2, "channel", "nearest"),
+        (2, "channel", "gptq"),
+        (2, "clipped", "gptq"),
+    ):
+        word = "GPTQ" if method == "gptq" else method
+        shown[f"{bits} bits, {TITLES[scheme]}, {word}"] = models[bits, scheme, method]
+    for title, one in shown.items():
+        texts = sample(one, [0] * 5, NUM_HEADS, CONTEXT, random.Random(SEED))
+        words = ["".join([ALPHABET[i] for i in text if i]) for text in texts]
+        print(f"{title:<32}{' '.join(words)}"[:80])
 
 
 def report_conclusion(
-    headline: dict[str, float], results: dict[tuple[int, str, str], Measured]
+    headline: dict[str, float],
+    results: dict[tuple[int, str, str], Measured],
+    controls: dict[str, Measured],
 ) -> None:
     """Say in words what the run has shown."""
-    print()
+    eight, tensor, row, clipped, repaired, _ = headline.values()
+    both, shuffled = results[2, "clipped", "gptq"], controls["GPTQ, inputs shuffled"].rise
+    noise = 3.0 * both.standard_error
+    print(f"\n8 bits {'are free' if abs(eight) < 0.002 else 'are not free'}: {eight:+.4f} nats.")
+    print(f"2 bits, to nearest: one scale per matrix {tensor:+.3f}, one per row {row:+.3f},")
+    print(f"clipped {clipped:+.3f}. GPTQ, one per row: {repaired:+.3f}, clipped {both.rise:+.3f}.")
+    if repaired < row - noise:
+        if shuffled > row - noise:
+            print("On shuffled inputs GPTQ gains nothing, so it lives on their correlation.")
+        else:
+            print("On shuffled inputs GPTQ gains something too, so correlation is not all.")
+    else:
+        print("GPTQ gains no more than the precision of this test.")
+    rival = "as much as" if abs(clipped - repaired) <= noise else "less than"
+    rival = "more than" if clipped < repaired - noise else rival
+    print(f"Its rival: a clipped scale alone gains {rival} GPTQ with the full scale.")
+    if both.rise < clipped - noise:
+        print("The two together gain more than either.")
+    else:
+        print("Together they gain no more in the loss that this test could tell, although the")
+        old, new = results[2, "clipped", "nearest"].layer_error, both.layer_error
+        print(f"layer error {'falls' if new < old else 'rises'} from {old:.3f} to {new:.3f}.")
+    larger = results[3, "tensor", "nearest"]
+    print(f"Bytes: {both.num_bytes:,} for these 2 bits with scales per row. 3 bits with one scale")
+    print(
+        f"per matrix take {larger.num_bytes:,} and lose {larger.rise:.3f}. Here a scale serves",
+        end=" ",
+    )
+    print(f"{WIDTH} or {4 * WIDTH} weights;\nin rows of 4,096 it would cost almost nothing.")
 
 
 # === APPENDIX: ENGINE (common/engine.py; microautograd.py derives it) ===
