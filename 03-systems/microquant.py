@@ -71,7 +71,7 @@ NUM_TEST = 400  # of these are measured; each of the 26 stored models needs one 
 NUM_STEPS = 400
 BATCH_SIZE = 6  # names per step
 LEARNING_RATE = 0.01  # at the start; it falls to 0 in a straight line
-BITS = (8, 4, 3, 2)
+BITS = (8, 4, 3, 2)  # per level; the report needs 8, 3 and 2
 SCHEMES = ("tensor", "channel", "clipped")  # where the scales live: explained below
 NUM_CALIBRATION = 64  # training names whose inputs GPTQ looks at
 FEWER_NAMES = (1, 8)  # the control: GPTQ with hardly anything to look at
@@ -288,6 +288,7 @@ class Stored(NamedTuple):
     """A weight matrix [out][in] in few bits."""
 
     bits: int
+    num_out: int
     num_in: int
     levels: bytes
     scales: bytes
@@ -298,11 +299,10 @@ class Stored(NamedTuple):
 
     def weight(self) -> list[list[float]]:
         """The matrix that the model will use: scale * level [out][in]."""
-        num_out = 8 * len(self.levels) // (self.bits * self.num_in)
-        levels = unpack_levels(self.levels, self.bits, num_out * self.num_in)
+        levels = unpack_levels(self.levels, self.bits, self.num_out * self.num_in)
         scales = struct.unpack(f"<{len(self.scales) // 2}e", self.scales)
         if len(scales) == 1:  # per tensor
-            scales *= num_out
+            scales *= self.num_out
         rows = [levels[i : i + self.num_in] for i in range(0, len(levels), self.num_in)]
         return [[scale * level for level in row] for row, scale in zip(rows, scales)]
 
@@ -311,7 +311,7 @@ def store(levels: list[list[int]], scales: list[float], bits: int, scheme: str) 
     """Pack levels and scales; of the scales of one tensor, which are all alike, only one."""
     kept = scales[:1] if scheme == "tensor" else scales
     packed = pack_levels([level for row in levels for level in row], bits)
-    return Stored(bits, len(levels[0]), packed, struct.pack(f"<{len(kept)}e", *kept))
+    return Stored(bits, len(levels), len(levels[0]), packed, struct.pack(f"<{len(kept)}e", *kept))
 
 
 # GPTQ must see the inputs of each layer, and they depend on the layers before. So the matrices are
@@ -442,11 +442,17 @@ def layer_error(weight: list[list[float]], used: list[list[float]], H: list[list
 # 2 bits keep GPTQ honest. Calibration on 1 or 8 names shows how much it must look at. Shuffled
 # inputs show what its gain rests on: each input then keeps its values, and loses its company.
 #
-# One model could deceive. On other seeds rounding to nearest, one scale per row, loses
-# 0.000 [results: seed_1.row_2], 0.000 [results: seed_2.row_2] and 0.000 [results: seed_3.row_2] at 2
-# bits; GPTQ 0.000 [results: seed_1.gptq_2], 0.000 [results: seed_2.gptq_2] and
-# 0.000 [results: seed_3.gptq_2]; its rival, the clipped scale alone, 0.000 [results: seed_1.clipped_2],
-# 0.000 [results: seed_2.clipped_2] and 0.000 [results: seed_3.clipped_2].
+# One model could deceive. The rise at 2 bits with one scale per row, on other seeds:
+#
+#     nearest                 0.000 [results: seed_1.row_2]
+#                             0.000 [results: seed_2.row_2]
+#                             0.000 [results: seed_3.row_2]
+#     nearest, clipped scale  0.000 [results: seed_1.clipped_2]
+#                             0.000 [results: seed_2.clipped_2]
+#                             0.000 [results: seed_3.clipped_2]
+#     GPTQ                    0.000 [results: seed_1.gptq_2]
+#                             0.000 [results: seed_2.gptq_2]
+#                             0.000 [results: seed_3.gptq_2]
 #
 # GPTQ takes the weights of a row in the order in which they stand. If those with the largest
 # H[j][j] come first, while many weights are left to repair them ("act order"), it closes
@@ -706,15 +712,15 @@ def report_result(
 def report_growth(results: dict[tuple[int, str, str], Measured]) -> None:
     """How precise the rises are, and how the layer error grows with the size of a step."""
     spreads = {b: [m.standard_error for key, m in results.items() if key[0] == b] for b in BITS}
-    worst = ", ".join([f"{max(values):.4f} at {bits}" for bits, values in spreads.items()])
-    print(f"Largest standard error of a rise: {worst} bits")
+    worst = ", ".join([f"{max(values):.4f} at {bits} bits" for bits, values in spreads.items()])
+    print(f"Standard error of a rise, at most: {worst}")
     steps = [1.0 / (2 ** (bits - 1) - 1) for bits in BITS]
     exponents = [
         fitted_exponent(steps, [results[bits, "channel", method].layer_error for bits in BITS])
         for method in ("nearest", "gptq")
     ]
-    print("One scale per row: the layer error grows as (distance between two levels)^k, with")
-    print("k = {:.2f} to nearest and {:.2f} with GPTQ".format(*exponents))
+    print("One scale per row: the layer error grows as (distance of two levels)^k, with")
+    print("k = {:.2f} to nearest and {:.2f} with GPTQ; rounding predicts 2".format(*exponents))
 
 
 def report_controls(controls: dict[str, Measured]) -> None:
@@ -749,8 +755,9 @@ def report_samples(model: GPT, models: dict[tuple[int, str, str], GPT]) -> None:
         (2, "channel", "gptq"),
         (2, "clipped", "gptq"),
     ):
-        word = "GPTQ" if method == "gptq" else method
-        shown[f"{bits} bits, {TITLES[scheme]}, {word}"] = models[bits, scheme, method]
+        if (bits, scheme, method) in models:
+            word = "GPTQ" if method == "gptq" else method
+            shown[f"{bits} bits, {TITLES[scheme]}, {word}"] = models[bits, scheme, method]
     for title, one in shown.items():
         texts = sample(one, [0] * 5, NUM_HEADS, CONTEXT, random.Random(SEED))
         words = ["".join([ALPHABET[i] for i in text if i]) for text in texts]
@@ -785,13 +792,15 @@ def report_conclusion(
         print("Together they gain no more in the loss that this test could tell, although the")
         old, new = results[2, "clipped", "nearest"].layer_error, both.layer_error
         print(f"layer error {'falls' if new < old else 'rises'} from {old:.3f} to {new:.3f}.")
-    larger = results[3, "tensor", "nearest"]
-    print(f"Bytes: {both.num_bytes:,} for these 2 bits with scales per row. 3 bits with one scale")
+    one, rows = results[3, "tensor", "gptq"], results[2, "tensor", "gptq"].num_bytes
+    print(f"Bytes: 2 bits, clipped, GPTQ take {both.num_bytes:,} and lose {both.rise:.3f}; 3 bits,")
     print(
-        f"per matrix take {larger.num_bytes:,} and lose {larger.rise:.3f}. Here a scale serves",
+        f"one scale per matrix, GPTQ take {one.num_bytes:,} and lose {one.rise:.3f}. Of the",
         end=" ",
     )
-    print(f"{WIDTH} or {4 * WIDTH} weights;\nin rows of 4,096 it would cost almost nothing.")
+    print(f"{both.num_bytes:,}\nbytes {both.num_bytes - rows:,} are scales,", end=" ")
+    print(f"one for {WIDTH} or {4 * WIDTH} weights; in rows of 4,096 they")
+    print("would cost almost nothing, and the number of bits alone would count.")
 
 
 # === APPENDIX: TRAINING (as in microgpt.py, which explains it) ===

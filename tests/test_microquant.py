@@ -198,7 +198,11 @@ def test_without_correlation_gptq_is_rounding_to_nearest_exactly(weight, bits, s
     scales = script.choose_scales(weight, bits, scheme)
     plain = script.round_to_nearest(weight, scales, bits, H)
     assert script.gptq(weight, scales, bits, H) == plain
-    assert script.best_rounding(weight, scales, bits, H) == plain or bits == 8
+    if bits < 8:
+        best = script.best_rounding(weight, scales, bits, H)
+        for part in zip(weight, scales, plain, best):
+            losses = [quadratic(*part[:2], levels, H) for levels in part[2:]]
+            assert losses[0] == pytest.approx(losses[1], rel=1e-9, abs=1e-12)
 
 
 @settings(max_examples=40, deadline=None)
@@ -349,8 +353,9 @@ def test_a_model_in_8_bits_is_nearly_the_same_and_the_original_is_left_alone():
     assert [parameter.data for parameter in model.parameters()] == before
     assert quantized.token_embedding is model.token_embedding
     assert set(stored) == set(script.LAYERS)
-    pairs = zip(script.predict(model, NAMES)[0].data, script.predict(quantized, NAMES)[0].data)
-    assert max(abs(a - b) for rows in pairs for a, b in zip(*rows)) < 0.05
+    before, after = [script.predict(one, NAMES)[0].data for one in (model, quantized)]
+    difference = max(abs(a - b) for rows in zip(before, after) for a, b in zip(*rows))
+    assert 0.0 < difference < 0.02 * max(max(map(abs, row)) for row in before)
     for name in script.LAYERS:
         assert getattr(quantized, name).data == stored[name].weight()
 

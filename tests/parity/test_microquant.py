@@ -41,6 +41,7 @@ def test_levels_are_those_of_fake_quantize(bits, seed):
         assert torch.equal(ours, torch.round(used / s[:, None]).long())
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
 def test_levels_at_8_bits_are_those_of_torch_quantize_per_channel():
     w = torch.tensor(problem(5)[0], dtype=torch.float32)
     scales = script.choose_scales(w.double().tolist(), 8, "channel")
