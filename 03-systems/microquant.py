@@ -712,8 +712,8 @@ def report_result(
 def report_growth(results: dict[tuple[int, str, str], Measured]) -> None:
     """How precise the rises are, and how the layer error grows with the size of a step."""
     spreads = {b: [m.standard_error for key, m in results.items() if key[0] == b] for b in BITS}
-    worst = ", ".join([f"{max(values):.4f} at {bits} bits" for bits, values in spreads.items()])
-    print(f"Standard error of a rise, at most: {worst}")
+    worst = ", ".join([f"{max(values):.4f}" for values in spreads.values()])
+    print(f"Standard errors are at most {worst} ({', '.join(map(str, BITS))} bits)")
     steps = [1.0 / (2 ** (bits - 1) - 1) for bits in BITS]
     exponents = [
         fitted_exponent(steps, [results[bits, "channel", method].layer_error for bits in BITS])
@@ -792,15 +792,16 @@ def report_conclusion(
         print("Together they gain no more in the loss that this test could tell, although the")
         old, new = results[2, "clipped", "nearest"].layer_error, both.layer_error
         print(f"layer error {'falls' if new < old else 'rises'} from {old:.3f} to {new:.3f}.")
-    one, rows = results[3, "tensor", "gptq"], results[2, "tensor", "gptq"].num_bytes
-    print(f"Bytes: 2 bits, clipped, GPTQ take {both.num_bytes:,} and lose {both.rise:.3f}; 3 bits,")
+    one, least = results[3, "tensor", "gptq"], results[2, "tensor", "gptq"].num_bytes
+    print(f"Bytes: 2 bits, clipped, GPTQ take {both.num_bytes:,} for {both.rise:+.3f};", end=" ")
+    print("3 bits with one scale per\nmatrix and GPTQ take", end=" ")
     print(
-        f"one scale per matrix, GPTQ take {one.num_bytes:,} and lose {one.rise:.3f}. Of the",
-        end=" ",
+        f"{one.num_bytes:,} for {one.rise:+.3f}. Scales per row cost {both.num_bytes - least} bytes"
     )
-    print(f"{both.num_bytes:,}\nbytes {both.num_bytes - rows:,} are scales,", end=" ")
-    print(f"one for {WIDTH} or {4 * WIDTH} weights; in rows of 4,096 they")
-    print("would cost almost nothing, and the number of bits alone would count.")
+    print(
+        f"more than one per matrix: a row has only {WIDTH} or {4 * WIDTH} weights. In rows of 4,096"
+    )
+    print("weights they would cost almost nothing.")
 
 
 # === APPENDIX: TRAINING (as in microgpt.py, which explains it) ===
