@@ -40,7 +40,8 @@ Transformers", 2022, arXiv:2210.17323. Hassibi & Stork, "Second Order Derivative
 Pruning: Optimal Brain Surgeon", 1992. Frantar & Alistarh, "Optimal Brain Compression", 2022,
 arXiv:2208.11580. Nagel et al., "Up or Down? Adaptive Rounding for Post-Training Quantization",
 2020, arXiv:2004.10568. Chen et al., "The Geometry of LLM Quantization: GPTQ as Babai's Nearest
-Plane Algorithm", 2025, arXiv:2507.18553. Lin et al., "AWQ", 2023, arXiv:2306.00978.
+Plane Algorithm", 2025, arXiv:2507.18553. Lin et al., "AWQ: Activation-aware Weight Quantization
+for LLM Compression and Acceleration", 2023, arXiv:2306.00978.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ NUM_TEST = 400  # of these are measured; each of the 26 stored models needs one 
 NUM_STEPS = 400
 BATCH_SIZE = 6  # names per step
 LEARNING_RATE = 0.01  # at the start; it falls to 0 in a straight line
-BITS = (8, 4, 3, 2)  # per level; the report needs 8, 3 and 2
+BITS = (8, 4, 3, 2)  # bits of a level; the report needs 8, 3 and 2
 SCHEMES = ("tensor", "channel", "clipped")  # where the scales live: explained below
 NUM_CALIBRATION = 64  # training names whose inputs GPTQ looks at
 FEWER_NAMES = (1, 8)  # the control: GPTQ with hardly anything to look at
@@ -93,7 +94,8 @@ SHOWN = ("value", 0)  # the matrix and the row that are shown step by step
 # never the lowest one, -2^(b-1), so at 2 bits only -1, 0 and 1 are used. (Asymmetric quantisation
 # stores a zero point beside each scale and uses all levels.) The levels are evenly spaced. One
 # sometimes reads that the grid is finer near zero, where most weights are: that is NF4, not this.
-# Halve the step, by one bit more, and the mean squared error, scale^2 / 12, becomes a quarter.
+# One bit more halves the distance of two levels, which is the scale. The mean squared error, about
+# scale^2 / 12, becomes a quarter.
 #
 # If one scale serves the whole matrix ("per tensor"), its largest weight makes the steps coarse for
 # every row. A scale for each row ("per channel": a row makes one output channel) costs 16 bits per
@@ -102,8 +104,9 @@ SHOWN = ("value", 0)  # the matrix and the row that are shown step by step
 #
 # The third choice costs no more bytes: a *smaller* scale for each row. All steps become finer, and
 # the few weights beyond the last level are clipped to it. "clipped" tries 29 scales for each row
-# and keeps the one with the smallest squared error of the weights. It is GPTQ's strongest rival:
-# a repair is only worth its trouble if a better scale does not do the same.
+# and keeps the one with the smallest squared error of the weights. (AWQ's code also searches for
+# its clipping, by the error of the outputs.) It is GPTQ's rival: a repair is only worth its trouble
+# if a better scale does not do the same.
 
 
 def choose_scales(weight: list[list[float]], bits: int, scheme: str) -> list[float]:
@@ -161,33 +164,33 @@ def round_to_nearest(
 #
 #     2/N sum_n (d . x_n)^2  =  d H d^T        with H = 2/N sum_n x_n^T x_n  =  2/N X X^T
 #
-# H holds the whole data set in in * in numbers. (It is the second derivative of the output's
-# squared error, hence the letter. The factor 2 and the 1/N change no decision.) If two inputs go
-# up and down together, H[i][j] is large, and an error in w_i can be undone by an opposite one in
-# w_j. Say that x_1 and x_2 are correlated with 0.9, the scale is 1, and the weights are (0.4, 0.4):
+# (H is the second derivative of this error; its factors 2 and 1/N change no decision.) If inputs i
+# and j go up and down together, H[i][j] is large, and an error in w_i can be undone by an opposite
+# one in w_j. Say that the weights are (0.4, 0.4) and the scale is 1:
 #
-#     H = (1.0  0.9)     nearest: q = (0, 0)    d = (0.4, 0.4)     d H d^T = 0.608
-#         (0.9  1.0)     GPTQ: 0.4 becomes 0. The best that w_2 can do about it is to take over
-#                        0.4 * 0.9 = 0.36: it is 0.76 now, and becomes 1.
-#                        q = (0, 1)             d = (0.4, -0.6)    d H d^T = 0.088
+#     H = (1.0  0.9)    nearest: q = (0, 0)     d = (0.4, 0.4)     d H d^T = 0.608
+#         (0.9  1.0)    GPTQ: w_1 becomes 0, so d_1 = 0.4. Then d H d^T = 0.16 + 0.72 d_2 + d_2^2
+#                       is smallest at d_2 = -0.36: w_2 should be 0.76. Its nearest level is 1.
+#                       q = (0, 1)              d = (0.4, -0.6)    d H d^T = 0.088
 #
-# The second weight is rounded *away* from its own nearest level, and the output is better.
+# The second weight is not rounded to its own nearest level, and the output is better (Nagel et al.,
+# 2020). In general: round w_j and keep it. Where must the weights after it move so that d H d^T is
+# smallest? Optimal Brain Surgeon (1992) has the answer. It needs H_F^-1, the inverse of H for the
+# weights that are still free, which changes with every weight:
 #
-# In general: round w_j and keep it. How must the weights after it move so that d H d^T is smallest?
-# Set the derivative to zero. The answer (Optimal Brain Surgeon, 1992) needs the inverse of H for
-# the weights that are still free, and that inverse changes with every weight. GPTQ's observation:
-# all these inverses are contained in a single triangle U with U^T U = H^-1, the Cholesky factor of
-# H^-1, transposed. The paper's algorithm 1, and ours, row by row instead of all rows at once:
+#     w_k <- w_k - (w_j - q_j) / [H_F^-1]_jj * [H_F^-1]_jk       for all k after j
+#
+# GPTQ's observation: all of this stands in one triangle, the U with U^T U = H^-1 that Cholesky's
+# method gives. Its row j is row j of H_F^-1, divided by the root of [H_F^-1]_jj. So the paper's
+# algorithm 1 overwrites H^-1 with U. Beside it ours, row by row instead of all rows at once:
 #
 #     H^-1 <- Cholesky(H^-1)^T                     U = transpose(cholesky(inverse(H)))
 #     Q_:j <- quant(W_:j)                          level = nearest_level(rest[j], scale, bits)
 #     E_:j <- (W_:j - Q_:j) / [H^-1]_jj            error = (rest[j] - scale * level) / U[j][j]
 #     W_:,j: <- W_:,j: - E_:j H^-1_j,j:            rest[k] -= error * U[j][k]   for all k after j
 #
-# Once all weights are rounded, d H d^T is exactly the sum of the squared errors. So every weight
-# adds its own error^2, and the repair before made it as small as the choices so far allow. If no
-# inputs were correlated, H and U would be diagonal, nothing would be passed on, and GPTQ would be
-# rounding to nearest, to the last bit.
+# At the end d H d^T is exactly the sum of all error^2. If H were diagonal, U would be so too,
+# nothing would be passed on, and GPTQ would be rounding to nearest, to the last bit.
 
 
 def hessian(inputs: list[list[float]]) -> list[list[float]]:
@@ -231,12 +234,12 @@ def gptq_row(
     return levels, rest, errors
 
 
-# GPTQ never goes back: it takes the nearest level at each weight, although a worse one now can be
-# better later. Which levels are the best? At 2 bits a row of 16 weights has 4^16 = 4 billion
-# choices. But d H d^T is a sum of squares that only grows, so a search can turn back wherever the
-# sum exceeds the best row found so far. Its first full row is GPTQ's, and about a thousand steps
-# later it is done. (It is known as sphere decoding; GPTQ alone is Babai's nearest-plane algorithm.)
-# Rows of 64, those of mlp_out, are out of its reach: there GPTQ stands in.
+# GPTQ never goes back: it takes the nearest level, although another one can be better later. Which
+# levels are the best? At 2 bits a row of 16 weights has 4^16 = 4 billion choices. But d H d^T is a
+# sum of squares that only grows, so a search can turn back wherever it exceeds the best row so far.
+# Its first full row is GPTQ's (but for ties), and it takes about a thousand steps. (It is known as
+# sphere decoding; its first descent, GPTQ, is Babai's nearest-plane algorithm: Chen et al., 2025.)
+# The rows of 64 weights, those of mlp_out, are out of its reach: there GPTQ stands in.
 
 
 def best_row(
@@ -274,14 +277,12 @@ def best_rounding(
 # === STORING A MODEL ===
 
 # What is stored are bytes: levels packed without gaps (at 4 bits two in a byte) and scales of 16
-# bits each. The models below are decoded from these bytes, so nothing else can help them.
-#
-# Few bits save memory and the time to read it, not arithmetic: a product needs the weights as
-# ordinary numbers again. To write one token, all weights must be read once, and on a GPU that
-# reading takes longer than the arithmetic. So with weights in 4 bits instead of 16, a chat with one
-# user can become nearly four times faster. Python cannot show that speed; it can count the bytes.
-# ("int4" does not mean that anything is computed in 4 bits. Hardware that multiplies numbers of 8
-# or 4 bits needs the activations in few bits too.)
+# bits each. The models below are decoded from these bytes, so nothing else can help them. This
+# saves memory and the time to read it, not arithmetic: a product needs ordinary numbers again. To
+# write one token, all weights must be read once, and for one user at a time that reading takes a
+# GPU longer than the arithmetic. So with weights in 4 bits instead of 16 it can write nearly four
+# times faster. Python cannot show that speed; it can count the bytes. ("int4" does not mean that
+# anything is computed in 4 bits. For that the activations need few bits too.)
 
 
 class Stored(NamedTuple):
@@ -320,9 +321,9 @@ def store(levels: list[list[int]], scales: list[float], bits: int, scheme: str) 
 # does not undo the errors of the layers before.) Embeddings stay in float: they are looked up, not
 # multiplied. (So, often, does the head. Here it is quantised with the rest.)
 #
-# In production: GPTQModel, or llm-compressor, whose files vLLM loads. 4 bits and a scale for every
-# 128 weights are usual, 128 texts or more serve for calibration, and rows are processed together,
-# 128 columns at a time, so that the GPU is busy: the same arithmetic in another order.
+# In production: GPTQModel or llm-compressor, usually with 4 bits, a scale for every 128 weights and
+# at least 128 texts for calibration. They process all rows together and columns in blocks, to keep
+# the GPU busy: the same arithmetic in another order.
 
 STAGES = (("query", "key", "value"), ("attention_out",), ("mlp_in",), ("mlp_out",), ("head",))
 LAYERS = sum(STAGES, ())
@@ -416,6 +417,7 @@ class Evaluator:
         losses = name_losses(quantized, self.test)
         rises = [after - before for (after, _), (before, _) in zip(losses, self.float_losses)]
         rise = sum(rises) / self.num_symbols
+        # A name's own rise, less what its length would give it: the spread between names.
         left = [r - rise * size for r, (_, size) in zip(rises, losses)]
         num_bytes = sum([matrix.num_bytes() for matrix in stored.values()])
         errors = [
@@ -439,20 +441,14 @@ def layer_error(weight: list[list[float]], used: list[list[float]], H: list[list
 # === THE EXPERIMENT ===
 
 # One model is trained and then stored in every way; nothing is trained after that. Two controls at
-# 2 bits keep GPTQ honest. Calibration on 1 or 8 names shows how much it must look at. Shuffled
-# inputs show what its gain rests on: each input then keeps its values, and loses its company.
+# 2 bits: calibration on 1 or 8 names shows how much GPTQ must see. Shuffled inputs show what its
+# gain rests on: each input keeps its values (so also its mean), but they no longer go together.
 #
-# One model could deceive. The rise at 2 bits with one scale per row, on other seeds:
-#
-#     nearest                 0.000 [results: seed_1.row_2]
-#                             0.000 [results: seed_2.row_2]
-#                             0.000 [results: seed_3.row_2]
-#     nearest, clipped scale  0.000 [results: seed_1.clipped_2]
-#                             0.000 [results: seed_2.clipped_2]
-#                             0.000 [results: seed_3.clipped_2]
-#     GPTQ                    0.000 [results: seed_1.gptq_2]
-#                             0.000 [results: seed_2.gptq_2]
-#                             0.000 [results: seed_3.gptq_2]
+# One model could deceive. On seeds 1, 2 and 3, with 2 bits and one scale per row, the rise is
+# 0.000 [results: seed_1.row_2], 0.000 [results: seed_2.row_2] and 0.000 [results: seed_3.row_2] to
+# nearest; 0.000 [results: seed_1.clipped_2], 0.000 [results: seed_2.clipped_2] and
+# 0.000 [results: seed_3.clipped_2] if the scale is clipped; 0.000 [results: seed_1.gptq_2],
+# 0.000 [results: seed_2.gptq_2] and 0.000 [results: seed_3.gptq_2] with GPTQ.
 #
 # GPTQ takes the weights of a row in the order in which they stand. If those with the largest
 # H[j][j] come first, while many weights are left to repair them ("act order"), it closes
