@@ -429,9 +429,7 @@ class Evaluator:
 
 
 def layer_error(weight: list[list[float]], used: list[list[float]], H: list[list[float]]) -> float:
-    """The squared error of the outputs as a share of the squared outputs: d H d^T / w H w^T. (H's
-    damping adds a little to both.)
-    """
+    """Squared error of the outputs by squared outputs: d H d^T / w H w^T, both with H's damping."""
 
     def squared(rows: list[list[float]]) -> float:
         return sum([dot(row, [dot(row, h) for h in H]) for row in rows])
