@@ -275,19 +275,20 @@ def train(model: Transformer, names: Sequence[str], rng: random.Random) -> None:
         parameter.requires_grad = False
 
 
-# === WHY CAUSALITY IS THE LICENCE ===
+# === WHY CAUSALITY ALLOWS IT ===
 
 # Follow one old symbol j while a new symbol n > j arrives.
 #
 #   layer 1   k_j and v_j are made from the embedding of symbol j alone. They cannot change in any
 #             model, causal or not.
 #   layer 2   k_j and v_j are made from x_j, which now holds values that row j gathered in layer 1.
-#             causal:         row j read rows 0..j. Row n is not among them: nothing changes.
-#             bidirectional:  row j read rows 0..n. Row n is among them: k_j and v_j change.
-#   layer l   the same argument once more, with x_j of the layer below.
+#             causal:           row j read rows 0..j. Row n is not among them: no change.
+#             both directions:  row j read rows 0..n. Row n is among them: k_j and v_j change.
+#   layer 3   the same argument again, with x_j from layer 2; and so on.
 #
-# So in a causal model the stored rows stay right in every layer, and in a bidirectional model
-# (BERT) they are wrong from the second layer on. A test with a single layer would not notice.
+# So in a causal model the stored rows stay right in every layer. If attention looks in both
+# directions (BERT), they are wrong from the second layer on, and no cache can be used. A test with
+# a single layer would not notice.
 
 
 def change_of_old_rows(model: Transformer, symbols: Sequence[int], causal: bool) -> list[float]:
@@ -297,8 +298,8 @@ def change_of_old_rows(model: Transformer, symbols: Sequence[int], causal: bool)
     read(model, [symbols], [after], causal)
     return [
         max(
-            largest_difference(before.keys[layer], after.keys[layer][:-1]),
-            largest_difference(before.values[layer], after.values[layer][:-1]),
+            largest_difference(before.keys[layer], after.keys[layer]),
+            largest_difference(before.values[layer], after.values[layer]),
         )
         for layer in range(NUM_LAYERS)
     ]
@@ -309,24 +310,8 @@ def recompute(model: Transformer, symbols: Sequence[int], causal: bool = True) -
     last_rows = []
     for stop in range(1, len(symbols) + 1):
         x = read(model, [symbols[:stop]], [KVCache()], causal)
-        last_rows.append(model.logits(Tensor(x.data[-1:])).data[0])
-    return last_rows
-
-
-# The control, and two mistakes that really happen. In both, a new symbol gets the wrong position,
-# so its query and key are rotated by the wrong angle. A shift of *all* positions would change
-# nothing, since only distances count; but the keys in the cache keep their old angles. None of
-# the three raises an error, and the text still looks like names.
-
-
-def start_again(past: int, count: int) -> Sequence[int]:
-    """The forgotten offset: every piece counts from 0."""
-    return range(count)
-
-
-def one_behind(past: int, count: int) -> Sequence[int]:
-    """Off by one after the prompt: the first new symbol gets the last old one's position."""
-    return range(past - 1, past - 1 + count) if past > 0 else range(count)
+        last_rows.append(x.data[-1])
+    return model.logits(Tensor(last_rows)).data
 
 
 def decode(
@@ -335,30 +320,55 @@ def decode(
     causal: bool = True,
     place: Callable[[int, int], Sequence[int]] = next_positions,
 ) -> list[list[float]]:
-    """Prefill PROMPT symbols, then decode the others one by one with a cache -> logits after each
-    symbol from the last of the prompt on.
-    """
+    """The same logits with a cache: PROMPT symbols in one pass, then one symbol per pass."""
     cache = KVCache()
-    x = read(model, [symbols[:PROMPT]], [cache], causal, place)
-    rows = [x.data[-1]]
+    rows = read(model, [symbols[:PROMPT]], [cache], causal, place).data
     for symbol in symbols[PROMPT:]:
-        rows += read(model, [[symbol]], [cache], causal, place).data
+        rows = rows + read(model, [[symbol]], [cache], causal, place).data
     return model.logits(Tensor(rows)).data
 
 
-def compare(
-    right: Sequence[Sequence[float]], found: Sequence[Sequence[float]]
-) -> tuple[float, float]:
-    """Two lists of logits -> (largest difference, share of rows with the same likeliest symbol)."""
-    same = [a.index(max(a)) == b.index(max(b)) for a, b in zip(right, found)]
-    return largest_difference(right, found), sum(same) / len(same)
+# Besides the control, two mistakes that are easily made. In both a new symbol gets the wrong
+# position, so its query and key are rotated by the wrong angle. (If *all* positions were shifted
+# alike, nothing would change, because only distances count. But the stored keys keep their angles.)
+# None of these raises an error. The run shows how often the likeliest symbol is nevertheless
+# the right one: a test that compares generated text can pass with a broken cache.
+
+
+def start_again(past: int, count: int) -> Sequence[int]:
+    """The forgotten offset: every piece counts from 0."""
+    return range(count)
+
+
+def one_behind(past: int, count: int) -> Sequence[int]:
+    """Off by one after the prompt: the first new symbol gets the position of the last old one."""
+    return range(max(past - 1, 0), max(past - 1, 0) + count)
+
+
+def check_caches(model: Transformer, symbols: Sequence[int]) -> dict[str, tuple[float, float]]:
+    """A right cache and three wrong ones against recomputation, on what follows the prompt ->
+    for each the largest difference of a logit, and how often the likeliest symbol is the same.
+    """
+    right, both_ways = recompute(model, symbols), recompute(model, symbols, causal=False)
+    pairs = {
+        "causal": (right, decode(model, symbols)),
+        "both directions": (both_ways, decode(model, symbols, causal=False)),
+        "positions restart": (right, decode(model, symbols, place=start_again)),
+        "position off by one": (right, decode(model, symbols, place=one_behind)),
+    }
+    result = {}
+    for name, (wanted, found) in pairs.items():
+        wanted, found = wanted[PROMPT:], found[PROMPT:]
+        same = [a.index(max(a)) == b.index(max(b)) for a, b in zip(wanted, found)]
+        result[name] = (largest_difference(wanted, found), sum(same) / len(same))
+    return result
 
 
 # === COUNTING ===
 
 # Time in Python says little about time on a GPU, but a multiply-add is a multiply-add. The engine
-# has one primitive, dot, so counting there misses no product of a matrix or of attention. (The
-# rotation, softmax and additions are not dot products; they add a few percent.)
+# has one primitive, dot, so counting there misses no product with a matrix and none in attention.
+# (The rotations, softmax and additions are no dot products. They are left out of all counts.)
 
 
 class Tally:
@@ -390,13 +400,13 @@ def counted(model: Transformer) -> Iterator[Tally]:
 
 
 def multiply_adds(past: int, new: int, num_logits: int) -> int:
-    """The same count on paper: one pass over `new` symbols after `past` others.
+    """The same count on paper: one pass over `new` symbols that follow `past` others.
 
-    The first symbol of a text, read alone, in our model (L = 2, E = 16, V = 27):
+    The first symbol of a text, in a model with L = 2 layers, E = 16 and V = 27 symbols:
         matrices    12 L E^2 = 6,144        (q, k, v, out: 4 E^2 per layer; MLP: 8 E^2)
         attention   2 L E t  =    64        with t = 1: t scores and t values, E each
-        norms       2 L E    =    64        the sum of squares
-        logits      E V + E  =   448        with the norm before the head
+        norms       2 L E    =    64        the sums of squares
+        logits      V E + E  =   448        with the norm before the head
     >>> multiply_adds(0, 1, 1)
     6720
     """
@@ -406,20 +416,19 @@ def multiply_adds(past: int, new: int, num_logits: int) -> int:
     return new * per_row + 2 * NUM_LAYERS * WIDTH * rows_read + num_logits * per_logits
 
 
-# === GENERATION, WITH AND WITHOUT ===
+# === GENERATION, WITHOUT AND WITH A CACHE ===
 
-# The two ways differ in one line: without a cache every step starts from an empty one. Both draw
-# from the same random numbers. We compare all 27 logits at every step, not only the text: text
-# can be equal while the logits are wrong.
+# The two ways differ in one line: without a cache, every step starts from an empty one. Both draw
+# with the same random numbers.
 
 
 def generate(
-    model: Transformer, count: int, rng: random.Random, use_cache: bool = True
+    model: Transformer, count: int, rng: random.Random, use_cache: bool
 ) -> tuple[list[int], list[list[float]], list[int]]:
-    """Write `count` symbols after a boundary -> the text, the logits at each step, and how many
-    symbols passed through the network at each step.
+    """Write `count` symbols after a boundary -> the text, the logits of each step, and how many
+    symbols passed through the network in each step.
     """
-    symbols, all_logits, rows_computed = [0], [], []
+    symbols, all_logits, num_computed = [0], [], []
     cache = KVCache()
     for _ in range(count):
         if not use_cache:
@@ -431,21 +440,21 @@ def generate(
         probabilities = softmax_row([z / TEMPERATURE for z in logits])
         symbols += rng.choices(range(len(logits)), probabilities)
         all_logits.append(logits)
-        rows_computed.append(len(new))
-    return symbols, all_logits, rows_computed
+        num_computed.append(len(new))
+    return symbols, all_logits, num_computed
 
 
 # "The cache makes attention linear" is half true. The new query still meets all t old keys: one
 # more symbol costs t, and a whole text t^2. Without a cache one more symbol costs t^2, and a whole
-# text t^3. These are the exponents for long texts. Short of t = 6 E the matrices cost more than
-# attention (12 L E^2 against 2 L E t), and the exponents are nearer to 0 and 1. Here 6 E is 96
-# symbols; for Llama-2-7B, with E = 4096, it is about 25,000.
+# text t^3. These are the exponents for long texts. As long as t is well below 6 E, the matrices
+# cost more than attention (12 L E^2 against 2 L E t), and the exponents are nearer to 0 and 1.
+# Here 6 E is 96 symbols. For Llama-2-7B, with E = 4096, it is about 25,000.
 
 
 def growth(model: Transformer, symbols: Sequence[int]) -> list[tuple[int, int, int, int]]:
     """For each length t: (t, multiply-adds of symbol t without a cache, with one, its floats).
 
-    Counts do not ask whether the text is good. So t may exceed the trained length here.
+    Some t exceed the trained length. The text would be poor there, but counts do not depend on it.
     """
     rows = []
     for t in GROWTH_LENGTHS:
@@ -460,28 +469,32 @@ def growth(model: Transformer, symbols: Sequence[int]) -> list[tuple[int, int, i
     return rows
 
 
-# === WHAT A PASS READS ===
+# === WHAT A PASS READS FROM MEMORY ===
 
-# A processor has to fetch a number before it can multiply with it. An H100 does about 990e12 FLOP
-# (bf16) in the time in which it fetches 3.35e12 bytes: 295 multiply-adds for each number of two
-# bytes that it reads. Below this it waits for memory (the roofline model: Williams et al., 2009).
-# Prefill multiplies every weight with many rows. Decode reads every weight for one row: one
-# multiply-add per number. A batch of sequences shares the weights, but each sequence has its own
-# cache, so that part does not get cheaper. Chunked prefill bounds how long a long prompt may keep
-# the others waiting; servers fill a pass with one chunk and everybody's decode steps (Sarathi).
+# A processor must fetch a number before it can multiply with it. An H100 (SXM) does 989e12 FLOP
+# (dense bf16) in the time in which it fetches 3.35e12 bytes. That makes 295 multiply-adds for each
+# two-byte number. With fewer, it waits for its memory (the roofline model: Williams et al., 2009).
 #
-# The count is the ideal: each number that a pass needs is read once in that pass.
+#   prefill   one pass reads each weight once and uses it for every symbol of the prompt
+#   decode    one pass reads each weight for one symbol: about 1 multiply-add per number
+#   batch     one pass reads each weight for one symbol of every sequence. But each sequence has a
+#             cache of its own, so the batch does nothing for that part
+#
+# A long prompt in one pass keeps all other users waiting. So servers cut it into chunks and fill
+# each pass with one chunk and everybody's decode steps (chunked prefill, on by default in vLLM).
+# Some run prefill and decode on different machines, since they need different things (DistServe).
 
 
 def read_in_passes(
     model: Transformer, texts: Sequence[Sequence[int]], per_pass: int
 ) -> tuple[dict[str, int], list[list[list[float]]]]:
     """Read texts of equal length side by side, per_pass symbols of each at a time -> the costs,
-    and for each text the logits after each of its symbols.
+    and for each text the logits after each of its symbols. Reading is counted as if a pass read
+    each number that it needs once.
     """
     caches = [KVCache() for _ in texts]
     logits: list[list[list[float]]] = [[] for _ in texts]
-    costs = dict.fromkeys(("passes", "multiply_adds", "weights", "cached", "on_paper"), 0)
+    costs = dict.fromkeys(("passes", "multiply_adds", "on_paper", "weights", "cached"), 0)
     for start in range(0, len(texts[0]), per_pass):
         pieces = [text[start : start + per_pass] for text in texts]
         with counted(model) as tally:
@@ -491,23 +504,23 @@ def read_in_passes(
             logits[i] += rows[i * count : (i + 1) * count]
         costs["passes"] += 1
         costs["multiply_adds"] += tally.multiply_adds
+        costs["on_paper"] += len(texts) * multiply_adds(start, count, count)
         costs["weights"] += tally.weights_read
         costs["cached"] += sum([cache.floats() for cache in caches])
-        costs["on_paper"] += len(texts) * multiply_adds(start, count, count)
     return costs, logits
 
 
-# === TAKING BACK, AND GOING ON ===
+# === ROLLBACK AND PREFIX REUSE ===
 
-# If old rows never change, then they stay right after later ones are thrown away. So a draft can be
-# taken back (speculative decoding: microbeam), and a second question in a chat needs only its own
-# symbols read. Servers keep the caches of system prompts for this reason (vLLM: "automatic prefix
-# caching"; the hosted models sell it as "prompt caching").
+# What never changes also stays right when later rows are thrown away. So a draft can be taken back
+# (speculative decoding: microbeam), and the second question of a chat needs only its own symbols
+# read. Servers keep the caches of long shared beginnings for this (vLLM: automatic prefix caching;
+# hosted models: prompt caching).
 
 
 def reuse(model: Transformer, text: Sequence[int], kept: int) -> tuple[float, int, int]:
     """Read a text, forget all but the first symbols, and read the rest again -> the largest
-    difference in the logits, and the multiply-adds of the rest and of the whole.
+    difference of a logit, and the multiply-adds of the rest and of the whole.
     """
     cache = KVCache()
     with counted(model) as whole:
@@ -526,8 +539,8 @@ def reuse(model: Transformer, text: Sequence[int], kept: int) -> tuple[float, in
 #     bytes = 2 * layers * key heads * head width * symbols * bytes per number
 #
 # Llama-3.1-70B: 2 * 80 * 8 * 128 * 2 bytes = 327,680 = 320 KiB per symbol, so 40 GiB for its full
-# context of 131,072. Its 64 query heads share 8 key heads (grouped-query attention); with 64 key
-# heads it would be 320 GiB, for one user. The weights are 131 GiB, for all users.
+# context of 131,072. Its 64 query heads share 8 key heads (grouped-query attention). With 64 key
+# heads it would be 320 GiB, for a single user. The weights are 131 GiB, for all users together.
 
 
 def kv_bytes(
@@ -541,14 +554,60 @@ def kv_bytes(
     return 2 * num_layers * num_kv_heads * head_dim * num_tokens * bytes_per_number
 
 
-# From each model's config.json: num_hidden_layers, num_key_value_heads, head width, context; then
-# the number of parameters.
-REAL_MODELS = {
-    "GPT-2 (small)": (12, 12, 64, 1024, 124_439_808),
-    "Llama-2-7B": (32, 32, 128, 4096, 6_738_415_616),
-    "Llama-3.1-70B": (80, 8, 128, 131_072, 70_553_706_496),
-    "  with 64 key heads": (80, 64, 128, 131_072, None),
-}
+def main() -> dict[str, object]:
+    """Train, show why the cache is allowed, count what it saves and what it costs."""
+    rng = random.Random(SEED)
+    names = load_names()
+    rng.shuffle(names)
+    model = Transformer(rng)
+    report_setting(names, model)
+    start = time.perf_counter()
+    train(model, names[:-1000], rng)
+    print(f"time  training took {time.perf_counter() - start:.1f} s")
+    stream = windows(names[-1000:], rng)
+    tests = [next(stream) for _ in range(NUM_TEST_WINDOWS)]
+    nll = sum([cross_entropy(*predict(model, w)).item() for w in tests]) / NUM_TEST_WINDOWS
+    print(f"On new names {nll:.3f} nats per symbol; knowing nothing costs ln 27 = {log(27):.3f}.")
+
+    text = tests[0][:CONTEXT]
+    changes = [change_of_old_rows(model, text[: PROMPT + 1], causal) for causal in (True, False)]
+    checks = check_caches(model, text)
+    report_causality(changes, checks)
+    generation_error, work_ratio, count_errors = report_generation(model)
+    rows = growth(model, [symbol for window in tests for symbol in window])
+    count_errors += report_growth(rows)
+
+    batch = [window[:CONTEXT] for window in tests[:BATCH]]
+    ways = {
+        "prefill in one pass": read_in_passes(model, [text], CONTEXT),
+        f"prefill, chunks of {CHUNK}": read_in_passes(model, [text], CHUNK),
+        "decode": read_in_passes(model, [text], 1),
+        f"decode, batch of {BATCH}": read_in_passes(model, batch, 1),
+    }
+    ways_error, way_count_errors = report_ways(ways, [recompute(model, other) for other in batch])
+    reused = reuse(model, text, kept=CONTEXT - PROMPT)
+    report_memory(reused, *measured_bytes(model, text))
+
+    headline = {
+        "logit_error": max(checks["causal"][0], generation_error, ways_error, reused[0]),
+        "work_ratio": work_ratio,
+        "count_error": max(count_errors + way_count_errors),
+        "both_directions_error": checks["both directions"][0],
+        "position_error": min(checks["positions restart"][0], checks["position off by one"][0]),
+        "nll": nll,
+    }
+    report_conclusion(headline, checks, ways)
+    costs = {name: cost for name, (cost, _) in ways.items()}
+    details = {"changes": changes, "checks": checks, "growth": rows, "ways": costs}
+    return {**headline, "details": details}
+
+
+# === APPENDIX: REPORT AND HELPERS ===
+
+
+def largest_difference(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> float:
+    """The largest difference between entries of two matrices, over the rows that both have."""
+    return max([abs(x - y) for rows in zip(a, b) for x, y in zip(*rows)])
 
 
 def measured_bytes(model: Transformer, symbols: Sequence[int]) -> tuple[int, int]:
@@ -561,54 +620,164 @@ def measured_bytes(model: Transformer, symbols: Sequence[int]) -> tuple[int, int
     return size, cache.floats()
 
 
-def largest_difference(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> float:
-    """The largest difference between entries of two matrices of one shape."""
-    return max([abs(x - y) for rows in zip(a, b) for x, y in zip(*rows)])
+def report_setting(names: Sequence[str], model: Transformer) -> None:
+    """The facts before anything is learned."""
+    num_numbers = sum([len(p.data) * len(p.data[0]) for p in model.parameters()])
+    print(
+        f"{len(names):,} names as a stream, 1,000 of them held out. A model of {NUM_LAYERS} layers"
+    )
+    print(f"and {num_numbers:,} numbers reads windows of {CONTEXT} symbols.")
 
 
-def main() -> dict[str, object]:
-    """Probe."""
-    rng = random.Random(SEED)
-    names = load_names()
-    rng.shuffle(names)
-    model = Transformer(rng)
-    t0 = time.process_time()
-    train(model, names[:-1000], rng)
-    print("train", time.process_time() - t0)
-    stream = windows(names[-1000:], rng)
-    tests = [next(stream) for _ in range(NUM_TEST_WINDOWS)]
-    nll = sum([cross_entropy(*predict(model, w)).item() for w in tests]) / NUM_TEST_WINDOWS
-    print("nll", nll, time.process_time() - t0)
-    text = tests[0][:CONTEXT]
-    right = recompute(model, text)[PROMPT - 1 :]
-    both_ways = recompute(model, text, causal=False)[PROMPT - 1 :]
-    print("rec", time.process_time() - t0)
-    print({causal: change_of_old_rows(model, text, causal) for causal in (True, False)})
-    print({
-        "causal": compare(right, decode(model, text)),
-        "both directions": compare(both_ways, decode(model, text, causal=False)),
-        "position starts again": compare(right, decode(model, text, place=start_again)),
-        "position one behind": compare(right, decode(model, text, place=one_behind)),
-    })
-    print("dec", time.process_time() - t0)
-    for use in (False, True):
+def report_causality(
+    changes: Sequence[Sequence[float]], checks: dict[str, tuple[float, float]]
+) -> None:
+    """Do old rows change, and what follows from it for the logits?"""
+    print("\nA new symbol arrives. How far do the keys and values of the old ones move?")
+    print("attention         " + "".join([f"   layer {i + 1}" for i in range(NUM_LAYERS)]))
+    for name, row in zip(("causal", "both directions"), changes):
+        print(f"{name:<18}" + "".join([f"{change:10.4f}" for change in row]))
+    print(f"\nDecoding with a cache, after a prompt of {PROMPT}, against recomputing everything")
+    print("cache                   largest logit error   same likeliest symbol")
+    for name, (error, same) in checks.items():
+        print(f"{name:<24}{error:>19.1e}{same:>24.0%}")
+
+
+def report_generation(model: Transformer) -> tuple[float, float, list[int]]:
+    """Generate twice -> the largest difference of a logit, how many times fewer multiply-adds the
+    cache needs, and how far the counts are from those on paper.
+    """
+    texts, logits, computed, counts = {}, {}, {}, {}
+    for use_cache in (False, True):
+        start = time.perf_counter()
+        generate(model, CONTEXT, random.Random(SEED), use_cache)
+        seconds = time.perf_counter() - start
+        print(f"time  {'with' if use_cache else 'without'} a cache: {seconds:.2f} s")
         with counted(model) as tally:
-            s, lg, rows = generate(model, CONTEXT, random.Random(SEED), use)
-        print("".join(ALPHABET[i] for i in s), tally.multiply_adds)
-        print("gen", time.process_time() - t0)
-    for row in growth(model, [x for w in tests for x in w]): print(row, multiply_adds(0,row[0],1), multiply_adds(row[0]-1,1,1))
-    print("growth", time.process_time() - t0)
-    for n, w in {
-        "prefill, one pass": read_in_passes(model, [text], CONTEXT),
-        f"prefill, {CHUNK} at a time": read_in_passes(model, [text], CHUNK),
-        "decode": read_in_passes(model, [text], 1),
-        f"decode, batch of {BATCH}": read_in_passes(model, [w[:CONTEXT] for w in tests[:BATCH]], 1),
-    }.items():
-        print(n, w[0], largest_difference(w[1][0][PROMPT - 1 :], right))
-    print("ways", time.process_time() - t0)
-    print(reuse(model, text, 48), measured_bytes(model, [x for w in tests for x in w][:256]))
-    print("end", time.process_time() - t0)
-    return {}
+            made = generate(model, CONTEXT, random.Random(SEED), use_cache)
+        texts[use_cache], logits[use_cache], computed[use_cache] = made
+        counts[use_cache] = tally.multiply_adds
+    print(f"\nGenerating {CONTEXT} symbols: # passes through the network, - is in the cache")
+    print(f"  {'text so far':<12}{'without a cache':<18}with a cache")
+    for i in range(8):
+        shown = "".join([ALPHABET[symbol] for symbol in texts[True][: i + 1]])
+        bars = ["-" * (i + 1 - rows[i]) + "#" * rows[i] for rows in computed.values()]
+        print(f"  {shown:<12}{bars[0]:<18}{bars[1]}")
+    ratio = counts[False] / counts[True]
+    print(
+        f"multiply-adds: {counts[False]:,} without, {counts[True]:,} with: {ratio:.1f} times fewer"
+    )
+    for use_cache, symbols in texts.items():
+        written = "".join([ALPHABET[symbol] for symbol in symbols])
+        print(f"{'with   ' if use_cache else 'without'} {written}")
+    on_paper = {
+        False: sum([multiply_adds(0, t, 1) for t in range(1, CONTEXT + 1)]),
+        True: sum([multiply_adds(t, 1, 1) for t in range(CONTEXT)]),
+    }
+    errors = [abs(counts[key] - on_paper[key]) for key in counts]
+    return largest_difference(logits[False], logits[True]), ratio, errors
+
+
+def report_growth(rows: Sequence[tuple[int, int, int, int]]) -> list[int]:
+    """The cost of symbol t, with its exponent between neighbouring lengths -> how far counts and
+    sizes are from those on paper.
+    """
+    print("\nMultiply-adds for symbol t, and the exponent since the length above")
+    print("     t       without  exponent      with  exponent     ratio   cache floats")
+    errors: list[int] = []
+    last = None
+    for t, without, cached, floats in rows:
+        exponents = ["", ""]
+        if last is not None:
+            steps = log(t / last[0])
+            exponents = [
+                f"{log(n / m) / steps:.2f}" for n, m in ((without, last[1]), (cached, last[2]))
+            ]
+        print(
+            f"{t:6,d}{without:14,d}{exponents[0]:>10}{cached:10,d}{exponents[1]:>10}"
+            f"{without / cached:10.1f}{floats:15,d}"
+        )
+        errors += [abs(without - multiply_adds(0, t, 1)), abs(cached - multiply_adds(t - 1, 1, 1))]
+        errors.append(abs(floats - 2 * NUM_LAYERS * WIDTH * t))
+        last = (t, without, cached)
+    return errors
+
+
+def intensity(costs: dict[str, int]) -> float:
+    """Multiply-adds for each number that is read, from the weights or from a cache."""
+    return costs["multiply_adds"] / (costs["weights"] + costs["cached"])
+
+
+def report_ways(
+    ways: dict[str, tuple[dict[str, int], list]], right: Sequence[list[list[float]]]
+) -> tuple[float, list[int]]:
+    """One line for each way to read -> the largest difference of a logit from recomputing, and
+    how far the counts are from those on paper.
+    """
+    print(f"\nReading the same {CONTEXT} symbols in four ways; all but passes and error per symbol")
+    print("                              multiply-  weights  cached  multiply-adds    logit")
+    print("way                    passes      adds     read    read  per number read  error")
+    worst = 0.0
+    for name, (costs, logits) in ways.items():
+        error = max([largest_difference(a, b) for a, b in zip(right, logits)])
+        worst = max(worst, error)
+        symbols = CONTEXT * len(logits)
+        each = [round(costs[key] / symbols) for key in ("multiply_adds", "weights", "cached")]
+        print(
+            f"{name:<23}{costs['passes']:6d}{each[0]:10,d}{each[1]:9,d}{each[2]:8,d}"
+            f"{intensity(costs):17.1f}{error:7.0e}"
+        )
+    return worst, [abs(c["multiply_adds"] - c["on_paper"]) for c, _ in ways.values()]
+
+
+# From each model's config.json: num_hidden_layers, num_key_value_heads, head width, context; then
+# the number of parameters.
+REAL_MODELS = {
+    "GPT-2 small": (12, 12, 64, 1024, 124_439_808),
+    "Llama-2-7B": (32, 32, 128, 4096, 6_738_415_616),
+    "Llama-3.1-70B": (80, 8, 128, 131_072, 70_553_706_496),
+    "  with 64 key heads": (80, 64, 128, 131_072, 0),
+}
+
+
+def report_memory(reused: tuple[float, int, int], size: int, floats: int) -> None:
+    """Prefix reuse in one line, and how large caches are."""
+    error, rest, whole = reused
+    print(f"\nTaking back {PROMPT} symbols and reading them again: {rest:,} multiply-adds, not")
+    print(f"{whole:,}; largest logit error {error:.0e}")
+    print("\nCaches of real models, 2 bytes per number")
+    print("model                KiB per symbol   context   GiB of cache   GiB of weights")
+    for name, (layers, heads, width, context, parameters) in REAL_MODELS.items():
+        kib = kv_bytes(layers, heads, width, 1) / 2**10
+        gib = kv_bytes(layers, heads, width, context) / 2**30
+        weights = f"{2 * parameters / 2**30:.1f}" if parameters else ""
+        print(f"{name:<21}{kib:14,.0f}{context:10,d}{gib:15.2f}{weights:>17}".rstrip())
+    print(
+        f"In this process a cached number takes {size / floats:.0f} bytes: 24 for a Python float, 8"
+    )
+    print("for the reference to it, and the lists.")
+
+
+def report_conclusion(
+    headline: dict[str, float], checks: dict[str, tuple[float, float]], ways: dict[str, tuple]
+) -> None:
+    """What the numbers say, in words."""
+    error, ratio = headline["logit_error"], headline["work_ratio"]
+    print()
+    if error <= 1e-10 and headline["count_error"] == 0:
+        exact = "bit for bit" if error == 0.0 else f"to {error:.0e}"
+        print(f"The cache gives the logits of recomputing {exact} with {ratio:.0f} times fewer")
+        print("multiply-adds, and every count is the one on paper.")
+    if headline["both_directions_error"] > 1e-6:
+        same = checks["both directions"][1]
+        print(f"With attention in both directions it is wrong, though {same:.0%} of the likeliest")
+        print("symbols are right: comparing text does not prove a cache, comparing logits does.")
+    single, batch = [intensity(costs) for costs, _ in list(ways.values())[2:]]
+    if batch > single:
+        print(
+            f"A batch of {BATCH} reads {BATCH} times fewer weights per symbol, but multiply-adds per"
+        )
+        print(f"number read rise only {batch / single:.1f} times: the caches are not shared.")
 
 
 # === APPENDIX: ENGINE (common/engine.py; microautograd.py derives it) ===
