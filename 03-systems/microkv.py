@@ -170,9 +170,9 @@ class Transformer:
 # A cache belongs to one sequence. It holds, for every layer, one key and one value for each symbol
 # read so far. Queries are not stored: a query is used once, by its own row, in its own pass.
 #
-# In production this is transformers' DynamicCache (past_key_values), which joins old and new keys
-# in every step, or StaticCache, which reserves the memory for the longest text at once, so that
-# shapes stay fixed and torch.compile can be used. vLLM stores keys in blocks (micropaged).
+# In production this is transformers' DynamicCache, which joins old and new keys in every step, or
+# StaticCache, which reserves the memory for the longest text at once, so that shapes stay fixed
+# and torch.compile can be used. vLLM stores keys and values in blocks (micropaged).
 
 
 class KVCache:
@@ -299,9 +299,9 @@ def change_of_old_rows(model: Transformer, symbols: Sequence[int], causal: bool)
     before, after = KVCache(), KVCache()
     read(model, [symbols[:-1]], [before], causal)
     read(model, [symbols], [after], causal)
-    after.truncate(len(before))
-    pairs = zip(before.keys, before.values, after.keys, after.values)
-    return [largest_difference(k + v, k_after + v_after) for k, v, k_after, v_after in pairs]
+    old = [k + v for k, v in zip(before.keys, before.values)]
+    new = [k[:-1] + v[:-1] for k, v in zip(after.keys, after.values)]
+    return [largest_difference(rows, later) for rows, later in zip(old, new)]
 
 
 def recompute(model: Transformer, symbols: Sequence[int], causal: bool = True) -> list[list[float]]:
