@@ -1,4 +1,4 @@
-"""In a causal model old keys and values never change, so a cache of them saves work at no error.
+"""In causal models, old keys and values never change, so caching saves work and changes no logit.
 
 A language model writes one symbol at a time. Every new symbol attends to all symbols before it,
 so it needs their keys and values. The plain way runs the whole text through the network again for
@@ -58,7 +58,7 @@ from pathlib import Path
 # === CONSTANTS ===
 
 SEED = 42
-NUM_LAYERS = 2  # with one layer the control could not fail: see below
+NUM_LAYERS = 2  # with one layer the control cannot fail: WHY OLD ROWS NEVER CHANGE
 WIDTH = 16  # entries of a row of the residual stream
 NUM_HEADS = 2
 CONTEXT = 64  # symbols of a training window, and of a generated text
@@ -291,7 +291,7 @@ def train(model: Transformer, names: Sequence[str], rng: random.Random) -> None:
 # So in a causal model the stored rows stay right in every layer. If attention looks in both
 # directions (BERT), they are wrong from the second layer on, and no cache can be used. A model of
 # a single layer would hide this: its error is 0.0 [results: one_layer.both_directions_error]. The
-# control below uses the same trained weights. Only the spans of rows that are read differ.
+# control below uses the same trained weights; only the spans differ: which rows a row may read.
 
 
 def change_of_old_rows(model: Transformer, symbols: Sequence[int], causal: bool) -> list[float]:
@@ -434,6 +434,10 @@ def generate(
 #   decode    one pass reads each weight for one symbol: about 1 multiply-add per number
 #   batch     one pass reads each weight for one symbol of every sequence. But each sequence has a
 #             cache of its own, so the batch does nothing for that part
+#
+# If only weights were read, a batch of 295 would keep an H100 busy. But caches are read too, and
+# they fill the memory: beside the 13.5 GB of Llama-2-7B's weights, 80 GB hold about 30 caches of
+# 4,096 symbols (2.1 GB each).
 #
 # A long prompt in one pass keeps all other users waiting. So servers cut it into chunks and fill
 # each pass with one chunk and everybody's decode steps (chunked prefill, on by default in vLLM).
