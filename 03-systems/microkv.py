@@ -333,7 +333,9 @@ def decode(
 # No mistake raises an error. To read the table: a logit that is off by 0.1 changes the odds between
 # two symbols by a factor of e^0.1 = 1.1, one that is off by 2 by a factor of 7. The last column
 # says how often the likeliest symbol is right all the same. A test that only compares generated
-# text may not notice a small error.
+# text may not notice a small error. How large it is depends on the trained weights: with attention
+# in both directions 0.026 [results: seed_3.both_directions_error] on one seed, and 0.83
+# [results: seed_1.both_directions_error] on another.
 
 
 def start_again(past: int, count: int) -> Sequence[int]:

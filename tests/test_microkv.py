@@ -17,9 +17,10 @@ BARS = (
     "logit_error <= 1e-10",
     "work_ratio >= 20",
     "count_error == 0",
-    # The control and two mistakes must show. (Smallest over the four seeds: see the record.)
+    # The control and two mistakes must show. Their size varies with the seed (0.026 to 0.83, and
+    # 0.20 to 1.2); in the broken twins it is zero.
     "both_directions_error >= 0.005",
-    "position_error >= 0.2",
+    "position_error >= 0.05",
     # It is a trained model. Knowing nothing costs 3.30.
     "nll <= 2.6",
 )
@@ -62,7 +63,7 @@ VARIANTS = {
 
 TWINS = {
     "one_layer": "both_directions_error >= 0.005",
-    "no_rotation": "position_error >= 0.2",
+    "no_rotation": "position_error >= 0.05",
     "forgotten_offset": "logit_error <= 1e-10",
     "barely_trained": "nll <= 2.6",
 }
