@@ -28,9 +28,8 @@ firsts         -               for each row: the row at which its sequence begin
 Mamba writes A and h as [D][N], and x for our u; we call x what enters the layer, as in a GPT.
 
 What is left out: what else is in Mamba's block (a short convolution and a SiLU before the scan, a
-SiLU gate after it, a term D x_t past it, twice as many channels as E), and many blocks; A as one number per head and
-the matrix form built on it (Mamba-2); language. On short names a model without selection does as
-well, so names could not show what this run is about.
+SiLU gate after it, a term D x_t past it, twice as many channels as E), and many blocks; A as one
+number per head, and the matrix form built on it (Mamba-2); complex states; language.
 
 A number marked [results: ...] is not from this run: it was recorded from a run with one thing
 changed, and stands in results/microssm.json under that key.
@@ -51,6 +50,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import exp, log
 from operator import add, mul, sub
 from typing import NamedTuple
@@ -63,7 +63,7 @@ SYMBOLS = ".+R"  # idle, tick, reset
 FREQUENCIES = (0.74, 0.20, 0.06)
 HIGHEST = 4  # the count stops here: five classes, 0 to 4
 LENGTH = 32  # symbols in a training sequence
-TEST_SYMBOLS = 5120  # symbols for each test length
+TEST_SYMBOLS = 2560  # symbols for each test length
 TEST_LENGTHS = (LENGTH, 3 * LENGTH, 8 * LENGTH)
 
 # Recall: facts "key = value", then questions.
@@ -190,7 +190,7 @@ def scan_step(
 
 
 # selective_scan is scan_step for all rows, as one operation with a gradient: it stands in the
-# section THE GRADIENT OF THE SCAN. embedding_bag adds up rows of a table, linear(x, w) is x times
+# first appendix, with its derivation. embedding_bag adds up rows of a table, linear(x, w) is x times
 # w transposed, rms_norm gives each row a root mean square of 1: they stand in the appendix.
 
 
@@ -334,64 +334,6 @@ def share_right(logits: Tensor, answers: Sequence[int]) -> float:
     return sum(guess == answer for guess, answer in zip(guesses, answers)) / len(answers)
 
 
-# === THE GRADIENT OF THE SCAN ===
-
-# With g_t for dL/dh_t, and the two lines h_t = kept_t h_(t-1) + (delta_t u_t) B_t, y_t = C_t h_t:
-# the state affects the loss through y_t and through the next state, so
-#
-#     g_t = C_t dy_t + kept_(t+1) g_(t+1)              itself a scan, from right to left
-#     dC_t = sum_d h_t dy_t                            dB_t = sum_d g_t delta_t u_t
-#     d(delta_t u_t) = sum_n g_t B_t                   hence du_t, and a part of ddelta_t
-#     d(delta_t A) = g_t h_(t-1) kept_t                since the slope of exp is exp; hence dA and
-#                                                      the other part of ddelta_t
-#
-# All states must be kept for this. Mamba's CUDA kernel (selective_scan_fn in mamba_ssm) does not
-# write them to main memory: it computes them again on the way back, in the chip's fast memory.
-
-
-def selective_scan(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, firsts: Sequence[int]
-) -> Tensor:
-    """u, delta [T][D], A [N][D], B, C [T][N] -> y [T][D]; h starts at zero in every sequence."""
-    zeros = [[0.0] * len(u.data[0]) for _ in A.data]
-    y, before, after, kept = [], [], [], []
-    h = zeros
-    rows = zip(u.data, delta.data, B.data, C.data)
-    for t, (u_row, delta_row, b_row, c_row) in enumerate(rows):
-        before.append(zeros if firsts[t] == t else h)
-        h, y_row, kept_rows = scan_step(before[-1], u_row, delta_row, A.data, b_row, c_row)
-        y.append(y_row)
-        after.append(h)
-        kept.append(kept_rows)
-
-    def pass_back(d_y: list[list[float]]) -> tuple:
-        d_u, d_delta, d_B, d_C = [], [], [], []
-        d_A = from_right = zeros
-        for t in range(len(d_y) - 1, -1, -1):
-            u_row, delta_row, d_row = u.data[t], delta.data[t], d_y[t]
-            g = [
-                [c * d + right for d, right in zip(d_row, right_row)]
-                for c, right_row in zip(C.data[t], from_right)
-            ]
-            written = list(map(mul, delta_row, u_row))
-            d_C.append([dot(h_row, d_row) for h_row in after[t]])
-            d_B.append([dot(g_row, written) for g_row in g])
-            d_written = [dot(B.data[t], column) for column in zip(*g)]
-            to_left = [list(map(mul, *rows)) for rows in zip(g, kept[t])]
-            d_exponent = [list(map(mul, *rows)) for rows in zip(to_left, before[t])]
-            d_A = [
-                [total + d * size for total, d, size in zip(total_row, d_exp, delta_row)]
-                for total_row, d_exp in zip(d_A, d_exponent)
-            ]
-            by_decay = [dot(*columns) for columns in zip(zip(*d_exponent), zip(*A.data))]
-            d_delta.append([d * x + rest for d, x, rest in zip(d_written, u_row, by_decay)])
-            d_u.append(list(map(mul, d_written, delta_row)))
-            from_right = zeros if firsts[t] == t else to_left
-        return d_u[::-1], d_delta[::-1], d_A, d_B[::-1], d_C[::-1]
-
-    return Tensor(y, (u, delta, A, B, C), pass_back)
-
-
 # === THE PRICE: EXACT RECALL ===
 
 # The other side. A sequence holds facts, each in one row (the sum of a key's and a value's
@@ -408,39 +350,23 @@ def selective_scan(
 # dimensions (here they are the corners of a cube), and what was read disturbs what is asked.
 
 
-def recall_batch(count: int, num_facts: int, rng: random.Random) -> Batch:
-    """Draw `count` sequences of num_facts facts with different keys, then NUM_QUESTIONS questions.
-
-    Embeddings: keys first, then values, and the question mark last.
+def recall_batch(count: int, num_facts: int | None, rng: random.Random) -> Batch:
+    """Draw `count` sequences of num_facts facts (None: 2 to MOST_FACTS) with different keys, then
+    NUM_QUESTIONS questions. Embeddings: keys first, then values, and the question mark last.
     """
+    num_facts = num_facts or rng.randint(2, MOST_FACTS)
     batch = Batch([], [], [], [])
     for _ in range(count):
         first = len(batch.bags)
         keys = rng.sample(range(NUM_KEYS), num_facts)
         values = [rng.randrange(NUM_VALUES) for _ in keys]
-        asked = [rng.randrange(num_facts) for _ in range(NUM_QUESTIONS)]
+        asked = rng.choices(range(num_facts), k=NUM_QUESTIONS)
         batch.bags.extend([key, NUM_KEYS + value] for key, value in zip(keys, values))
         batch.scored.extend(range(len(batch.bags), len(batch.bags) + NUM_QUESTIONS))
         batch.bags.extend([keys[i], NUM_KEYS + NUM_VALUES] for i in asked)
         batch.answers.extend(values[i] for i in asked)
         batch.firsts.extend([first] * (num_facts + NUM_QUESTIONS))
     return batch
-
-
-def recall_by_hand(batch: Batch, directions: Sequence[Sequence[float]]) -> float:
-    """Accuracy of the scan with weights set by hand; directions[key] [N] is where a key is kept."""
-    tiny = 1e-6
-    u, delta = [], []
-    for _, symbol in batch.bags:
-        is_fact = symbol < NUM_KEYS + NUM_VALUES
-        value = symbol - NUM_KEYS
-        u.append([1.0 / tiny if is_fact and i == value else 0.0 for i in range(NUM_VALUES)])
-        delta.append([tiny if is_fact else 0.0] * NUM_VALUES)
-    places = [list(directions[key]) for key, _ in batch.bags]
-    rates = [[-1.0] * NUM_VALUES for _ in directions[0]]
-    inputs = [Tensor(rows, requires_grad=False) for rows in (u, delta, rates, places, places)]
-    y = selective_scan(*inputs, batch.firsts)
-    return share_right(embedding(y, batch.scored), batch.answers)
 
 
 # === INFERENCE, SYMBOL BY SYMBOL ===
@@ -519,19 +445,6 @@ def scan_parallel(steps: Sequence[tuple[float, float]]) -> tuple[list[float], in
 # the sequence into chunks, inside which the scan is written as a masked matrix product.
 
 
-def steps_of(layer: StateSpaceLayer, x: Tensor) -> list[list[tuple[float, float]]]:
-    """What a layer does to each number of its state, as steps (k, w): [N * D][T]."""
-    u, delta, A, B, _ = [tensor.data for tensor in layer.project(x)]
-    return [
-        [
-            (exp(delta_row[d] * A[n][d]), delta_row[d] * u_row[d] * b_row[n])
-            for u_row, delta_row, b_row in zip(u, delta, B)
-        ]
-        for n in range(STATES)
-        for d in range(CHANNELS)
-    ]
-
-
 def make_layers(kind: str, slopes: Sequence[float], rng: random.Random) -> list:
     """The layers of a network: "selective", "LTI", "attention", or one of each: "hybrid"."""
     if kind == "hybrid":
@@ -553,13 +466,8 @@ def run_counter(rng: random.Random) -> tuple[dict[str, Network], dict[str, list[
     for kind in ("selective", "LTI", "attention", "hybrid"):
         network = Network(len(SYMBOLS), make_layers(kind, halving, rng), HIGHEST + 1, rng)
         rate = RIVAL_RATE if kind in ("LTI", "attention") else SELECTIVE_RATE
-        train(
-            network,
-            lambda: counter_batch(BATCH_SIZE, LENGTH, rng),
-            COUNTER_STEPS,
-            rate,
-            f"{kind} on the counter",
-        )
+        draw = partial(counter_batch, BATCH_SIZE, LENGTH, rng)
+        train(network, draw, COUNTER_STEPS, rate, f"{kind} on the counter")
         networks[kind] = network
         accuracies[kind] = [share_right(network.forward(t), t.answers) for t in tests]
     accuracies["set by hand"] = [counter_by_hand(test) for test in tests]
@@ -574,13 +482,8 @@ def run_recall(rng: random.Random) -> dict[str, list[float]]:
         # Facts have no order, so attention gets no bias for distance: it would only be in the way.
         layers = make_layers(kind, [0.0] * NUM_HEADS, rng)
         network = Network(NUM_KEYS + NUM_VALUES + 1, layers, NUM_VALUES, rng)
-        train(
-            network,
-            lambda: recall_batch(BATCH_SIZE, rng.randint(2, MOST_FACTS), rng),
-            RECALL_STEPS,
-            SELECTIVE_RATE,
-            f"{kind} on recall",
-        )
+        draw = partial(recall_batch, BATCH_SIZE, None, rng)
+        train(network, draw, RECALL_STEPS, SELECTIVE_RATE, f"{kind} on recall")
         accuracies[kind] = [share_right(network.forward(t), t.answers) for t in tests]
     corners = [[1.0 - 2.0 * (key >> bit & 1) for bit in range(4)] for key in range(NUM_KEYS)]
     own = [[float(key == n) for n in range(NUM_KEYS)] for key in range(NUM_KEYS)]
@@ -621,6 +524,64 @@ def main() -> dict[str, object]:
     return {**headline, "details": details}
 
 
+# === APPENDIX: THE SCAN AS ONE OPERATION, AND ITS GRADIENT ===
+
+# With g_t for dL/dh_t, and the two lines h_t = kept_t h_(t-1) + (delta_t u_t) B_t, y_t = C_t h_t:
+# the state affects the loss through y_t and through the next state, so
+#
+#     g_t = C_t dy_t + kept_(t+1) g_(t+1)              itself a scan, from right to left
+#     dC_t = sum_d h_t dy_t                            dB_t = sum_d g_t delta_t u_t
+#     d(delta_t u_t) = sum_n g_t B_t                   hence du_t, and a part of ddelta_t
+#     d(delta_t A) = g_t h_(t-1) kept_t                since the slope of exp is exp; hence dA and
+#                                                      the other part of ddelta_t
+#
+# All states must be kept for this. Mamba's CUDA kernel (selective_scan_fn in mamba_ssm) does not
+# write them to main memory: it computes them again on the way back, in the chip's fast memory.
+
+
+def selective_scan(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, firsts: Sequence[int]
+) -> Tensor:
+    """u, delta [T][D], A [N][D], B, C [T][N] -> y [T][D]; h starts at zero in every sequence."""
+    zeros = [[0.0] * len(u.data[0]) for _ in A.data]
+    y, before, after, kept = [], [], [], []
+    h = zeros
+    rows = zip(u.data, delta.data, B.data, C.data)
+    for t, (u_row, delta_row, b_row, c_row) in enumerate(rows):
+        before.append(zeros if firsts[t] == t else h)
+        h, y_row, kept_rows = scan_step(before[-1], u_row, delta_row, A.data, b_row, c_row)
+        y.append(y_row)
+        after.append(h)
+        kept.append(kept_rows)
+
+    def pass_back(d_y: list[list[float]]) -> tuple:
+        d_u, d_delta, d_B, d_C = [], [], [], []
+        d_A = from_right = zeros
+        for t in range(len(d_y) - 1, -1, -1):
+            u_row, delta_row, d_row = u.data[t], delta.data[t], d_y[t]
+            g = [
+                [c * d + right for d, right in zip(d_row, right_row)]
+                for c, right_row in zip(C.data[t], from_right)
+            ]
+            written = list(map(mul, delta_row, u_row))
+            d_C.append([dot(h_row, d_row) for h_row in after[t]])
+            d_B.append([dot(g_row, written) for g_row in g])
+            d_written = [dot(B.data[t], column) for column in zip(*g)]
+            to_left = [list(map(mul, *rows)) for rows in zip(g, kept[t])]
+            d_exponent = [list(map(mul, *rows)) for rows in zip(to_left, before[t])]
+            d_A = [
+                [total + d * size for total, d, size in zip(total_row, d_exp, delta_row)]
+                for total_row, d_exp in zip(d_A, d_exponent)
+            ]
+            by_decay = [dot(*columns) for columns in zip(zip(*d_exponent), zip(*A.data))]
+            d_delta.append([d * x + rest for d, x, rest in zip(d_written, u_row, by_decay)])
+            d_u.append(list(map(mul, d_written, delta_row)))
+            from_right = zeros if firsts[t] == t else to_left
+        return d_u[::-1], d_delta[::-1], d_A, d_B[::-1], d_C[::-1]
+
+    return Tensor(y, (u, delta, A, B, C), pass_back)
+
+
 # === APPENDIX: REPORT AND HELPERS ===
 
 
@@ -655,6 +616,35 @@ def counter_by_hand(batch: Batch) -> float:
     y = selective_scan(u, delta, Tensor([[-1.0]], requires_grad=False), ones, ones, batch.firsts)
     guesses = [min(round(y.data[row][0]), HIGHEST) for row in batch.scored]
     return sum(map(int.__eq__, guesses, batch.answers)) / len(guesses)
+
+
+def recall_by_hand(batch: Batch, directions: Sequence[Sequence[float]]) -> float:
+    """Accuracy of the scan with weights set by hand; directions[key] [N] is where a key is kept."""
+    tiny = 1e-6
+    u, delta = [], []
+    for _, symbol in batch.bags:
+        is_fact = symbol < NUM_KEYS + NUM_VALUES
+        value = symbol - NUM_KEYS
+        u.append([1.0 / tiny if is_fact and i == value else 0.0 for i in range(NUM_VALUES)])
+        delta.append([tiny if is_fact else 0.0] * NUM_VALUES)
+    places = [list(directions[key]) for key, _ in batch.bags]
+    rates = [[-1.0] * NUM_VALUES for _ in directions[0]]
+    inputs = [Tensor(rows, requires_grad=False) for rows in (u, delta, rates, places, places)]
+    y = selective_scan(*inputs, batch.firsts)
+    return share_right(embedding(y, batch.scored), batch.answers)
+
+
+def steps_of(layer: StateSpaceLayer, x: Tensor) -> list[list[tuple[float, float]]]:
+    """What a layer does to each number of its state, as steps (k, w): [N * D][T]."""
+    u, delta, A, B, _ = [tensor.data for tensor in layer.project(x)]
+    return [
+        [
+            (exp(delta_row[d] * A[n][d]), delta_row[d] * u_row[d] * b_row[n])
+            for u_row, delta_row, b_row in zip(u, delta, B)
+        ]
+        for n in range(STATES)
+        for d in range(CHANNELS)
+    ]
 
 
 def largest_difference(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> float:
