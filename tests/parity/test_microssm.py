@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from support import load_script
 
 script = load_script("microssm")
-HALVING = [2.0 ** -(head + 1) for head in range(script.NUM_HEADS)]
 
 
 def as_torch(rows, grad=False):
@@ -136,7 +135,7 @@ def torch_layer(layer, w, x, firsts):
     first = torch.tensor(firsts)
     place = rows - first
     q, k, v = [
-        (normed @ w[name].T).view(len(x), script.NUM_HEADS, -1).transpose(0, 1)
+        (normed @ w[name].T).view(len(x), len(layer.slopes), -1).transpose(0, 1)
         for name in ("query", "key", "value")
     ]
     # ALiBi as in the paper: minus slope times distance; -inf for the future and other sequences.
@@ -152,7 +151,7 @@ def torch_layer(layer, w, x, firsts):
 @pytest.mark.parametrize("kind", ["selective", "LTI", "attention", "hybrid"])
 def test_whole_networks_with_loss_and_every_gradient(kind):
     rng = random.Random(5)
-    network = script.Network(3, script.make_layers(kind, HALVING, rng), 5, rng)
+    network = script.Network(3, script.make_layers(kind, script.ALIBI_SLOPES, rng), 5, rng)
     batch = script.counter_batch(3, 20, rng)
     logits = network.forward(batch)
     loss = script.cross_entropy(logits, batch.answers)
