@@ -72,6 +72,7 @@ TWINS = {
 script = load_script("microssm")
 SMALL = {
     "COUNTER_STEPS": 4,
+    "HYBRID_STEPS": 4,
     "RECALL_STEPS": 4,
     "TEST_SYMBOLS": 256,
     "NUM_RECALL_TESTS": 2,
