@@ -500,7 +500,6 @@ def main() -> dict[str, object]:
     report_accuracies("The counter, by length", "symbols", TEST_LENGTHS, counter)
     text = "R" + "".join(rng.choices(SYMBOLS, FREQUENCIES, k=59))
     gates = {kind: report_gate(kind, networks[kind], text) for kind in ("selective", "LTI")}
-    report_mechanism(gates["selective"])
     recall = run_recall(rng)
     report_accuracies("Recall, by the number of facts", "facts", TEST_FACTS, recall)
 
@@ -699,6 +698,7 @@ def report_gate(kind: str, network: Network, text: str) -> dict[str, tuple[float
     for name, symbol in (("dot", "."), ("tick", "+"), ("reset", "R")):
         k, w = gate[symbol]
         print(f"{name:<10}h becomes {k:.3f} h {'-' if w < 0 else '+'} {abs(w):.2g}")
+    report_mechanism(gate)
     return gate
 
 
@@ -707,13 +707,13 @@ def report_mechanism(gate: dict[str, tuple[float, float]]) -> None:
     kept = {symbol: k for symbol, (k, _) in gate.items()}
     added = {symbol: abs(w) for symbol, (_, w) in gate.items()}
     if kept["R"] < 0.1 and kept["."] > 0.9:
-        print("The selective layer's number is erased by a reset and held through dots.", end=" ")
+        print("h is erased by a reset and held through dots.", end=" ")
         if kept["+"] > 0.9 and added["+"] > 2.0 * added["R"]:
-            print("Each tick\nadds to it, as in the state set by hand.")
+            print("Each tick adds to it.")
         elif kept["+"] < 0.8 and added["R"] > 2.0 * added["+"]:
-            print("The reset\nwrites a value, and each tick shrinks it: its size is the count.")
+            print("It does not add up ticks:\na reset writes a value, and each tick shrinks it.")
         else:
-            print("Its ticks\nare no plain sum.")
+            print("Ticks change it,\nbut it is no plain sum of them.")
 
 
 def report_stream(batch: Batch, logits: list[list[float]], error: float) -> None:

@@ -76,7 +76,7 @@ SMALL = {
     "RECALL_STEPS": 4,
     "TEST_SYMBOLS": 256,
     "NUM_RECALL_TESTS": 2,
-    "STREAM": 60,
+    "STREAM": 300,
     "SCAN_LENGTHS": (4, 8),
     "ODD_LENGTH": 7,
 }
