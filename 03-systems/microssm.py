@@ -788,7 +788,7 @@ def report_conclusion(headline: dict[str, float], recall: dict[str, list[float]]
     names = ("selective", "by hand, N = 4", "attention", "hybrid")
     learned, by_hand, attention, hybrid = [recall[name][-1] for name in names]
     print(
-        f"Of {MOST_FACTS} facts it the selective layer recalls {learned:.0%}, attention {attention:.0%}."
+        f"Of {MOST_FACTS} facts the selective layer recalls {learned:.0%}, attention {attention:.0%}."
     )
     if learned < by_hand - 0.1 and by_hand < attention - 0.1:
         print("Both its training and its size are to blame: filled by hand, a state with N = 4")
