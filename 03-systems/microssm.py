@@ -28,8 +28,8 @@ firsts         -               for each row: the row at which its sequence begin
 Mamba writes A and h as [D][N], and x for our u; we call x what enters the layer, as in a GPT.
 
 What is left out: what else is in Mamba's block (a short convolution and a SiLU before the scan, a
-SiLU gate after it, a term D x_t past it, twice as many channels as E), and many blocks; A as one
-number per head, and the matrix form built on it (Mamba-2); complex states; language.
+SiLU gate after it, a term D x_t past it, twice as many channels as E); the MLP behind attention;
+many blocks; A as one number per head, and the matrix form built on it (Mamba-2); language.
 
 A number marked [results: ...] is not from this run: it was recorded from a run with one thing
 changed, and stands in results/microssm.json under that key.
@@ -152,7 +152,8 @@ def counter_batch(count: int, length: int, rng: random.Random) -> Batch:
 #
 # Now delta is the gate. As delta goes to 0 nothing is written and all is kept: the symbol is
 # ignored. For a large delta exp(delta A) is 0: the old state is erased, and what is written takes
-# its place. In a time-invariant model (LTI) delta, B and C are learned constants; in a selective
+# its place. With A = -1 and delta = softplus(z) the share kept is exp(-delta) = 1 - sigmoid(z): the
+# gate of a GRU is a special case (Mamba, theorem 1). In a time-invariant model (LTI) delta, B and C are learned constants; in a selective
 # one they are computed from u at every symbol. That is the whole difference.
 #
 # The counter needs one channel with one number, and can be set by hand. A = -1.
@@ -306,6 +307,17 @@ class Network:
         return linear(embedding(x, batch.scored), self.head)
 
 
+# === TRAINING ===
+
+# All networks get the same kind of batches, optimiser and rate. Is the race fair? Two whole runs
+# with one thing changed; accuracies at 256 symbols, where the run below prints its own:
+#
+#     twice the rate for the rivals   LTI @double_rate.lti@   attention @double_rate.attention@
+#     two layers each                 LTI @two_layers.lti@   attention @two_layers.attention@
+#
+# @@verdict@@
+
+
 def train(
     network: Network, draw: Callable[[], Batch], num_steps: int, rate: float, title: str
 ) -> None:
@@ -313,6 +325,7 @@ def train(
     size = sum(len(p.data) * len(p.data[0]) for p in network.parameters())
     print(f"\nTraining {title}: {size:,} numbers")
     start = time.perf_counter()
+    # beta2 = 0.99: squares are averaged over about 100 steps, since there are only 200.
     optimizer = Adam(network.parameters(), betas=(0.9, 0.99))
     recent: list[tuple[float, float]] = []
     for step in range(1, num_steps + 1):
@@ -349,7 +362,8 @@ def share_right(logits: Tensor, answers: Sequence[int]) -> float:
 # `value`, and delta is tiny, so that nothing fades. Then y = C h adds up, for each value, how well
 # its keys agree with the one that is asked for. With N = 16 every key gets a direction of its own
 # and recall is perfect. With N = 4, as in the trained layer, sixteen keys must share four
-# dimensions (here they are the corners of a cube), and what was read disturbs what is asked.
+# dimensions (here they are the corners of a cube), and what was read disturbs what is asked. This
+# is a good choice, not the best possible.
 
 
 def recall_batch(count: int, num_facts: int | None, rng: random.Random) -> Batch:
@@ -444,6 +458,14 @@ def scan_parallel(steps: Sequence[tuple[float, float]]) -> tuple[list[float], in
 # Python runs combinations one by one, so here the parallel scan only costs more; what this run can
 # show is the count of both. On a GPU it is the rounds that take time. Mamba-2 goes further: it cuts
 # the sequence into chunks, inside which the scan is written as a masked matrix product.
+
+
+# === THE EXPERIMENT ===
+
+# Both tasks, the gate, then inference. Which of the three must be chosen by the symbol? With B and
+# C chosen but delta fixed the accuracy at 256 symbols is @fixed_delta.selective@, against
+# @seed_42.lti@ with nothing chosen. @@gate@@ The hybrid is what large models use today: Jamba has one
+# attention layer for seven of Mamba's.
 
 
 def make_layers(kind: str, slopes: Sequence[float], rng: random.Random) -> list:
@@ -785,14 +807,17 @@ def report_conclusion(headline: dict[str, float], recall: dict[str, list[float]]
         print("learned to count and reset.")
     else:
         print("With these constants selection is no clear gain.")
-    names = ("selective", "by hand, N = 4", "attention", "hybrid")
-    learned, by_hand, attention, hybrid = [recall[name][-1] for name in names]
-    print(
-        f"Of {MOST_FACTS} facts the selective layer recalls {learned:.0%}, attention {attention:.0%}."
-    )
-    if learned < by_hand - 0.1 and by_hand < attention - 0.1:
-        print("Both its training and its size are to blame: filled by hand, a state with N = 4")
-        print(f"numbers per channel recalls {by_hand:.0%}.")
+    names = ("selective", "by hand, N = 4", "by hand, N = 16", "attention", "hybrid")
+    learned, small, large, attention, hybrid = [recall[name][-1] for name in names]
+    print(f"Of {MOST_FACTS} facts it recalls {learned:.0%}, attention {attention:.0%}.", end=" ")
+    if learned < small - 0.1 and small < large - 0.1:
+        print("Filled by hand,")
+        print(
+            f"a state with N = 4 recalls {small:.0%}, one with N = 16 {large:.0%}: here training fails,"
+        )
+        print("and the size of the state matters.")
+    else:
+        print()
     if min(hybrid, headline["hybrid"]) > max(rival, learned):
         print("One layer of each, stacked, does both tasks.")
 
