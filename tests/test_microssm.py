@@ -61,7 +61,7 @@ VARIANTS = {
     "two_layers": {"NUM_LAYERS": 2},
     "fixed_delta": {"StateSpaceLayer": layer_with_fixed_delta()},
     "plain_average": {"attention_head": plain_average},
-    "double_rate": {"RIVAL_RATE": 0.04},
+    "hybrid_counts": {"COUNTER_KINDS": ("selective", "LTI", "attention", "hybrid")},
 }
 
 TWINS = {
@@ -72,7 +72,6 @@ TWINS = {
 script = load_script("microssm")
 SMALL = {
     "COUNTER_STEPS": 4,
-    "HYBRID_STEPS": 4,
     "RECALL_STEPS": 4,
     "TEST_SYMBOLS": 256,
     "NUM_RECALL_TESTS": 2,
@@ -336,7 +335,7 @@ def test_training_lowers_the_loss(capsys):
     network = new_network("selective", 0)
     batch = script.counter_batch(4, 12, random.Random(0))
     before = script.cross_entropy(network.forward(batch), batch.answers).item()
-    script.train(network, lambda: batch, 40, 0.02, "a test")
+    script.train(network, lambda: batch, 40, "a test")
     after = script.cross_entropy(network.forward(batch), batch.answers).item()
     assert after < 0.7 * before
     assert "step   10/40 | loss " in capsys.readouterr().out
