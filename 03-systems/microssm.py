@@ -8,10 +8,11 @@ third may erase everything before it. This is called selection, and this run tes
 
 The task is a counter: symbols arrive, "tick" adds one, "reset" sets the count to zero, most
 symbols mean nothing. Three networks of one layer learn it: a selective state space layer, the
-same layer with selection taken away, and attention. All train on 32 symbols and are tested on up
-to 256. Look at three things: who can still count at 256; what share of its state the trained
-layer keeps at each symbol; and then the price, in a second task where every fact that was read
-must be recalled exactly. There attention wins, and a stack of one layer each does both.
+same layer with selection taken away, and attention. All train on sequences of 32 symbols and are
+tested on sequences of up to 256. Look at three things: which of them can still count at 256; what
+share of its state the trained layer keeps at each symbol; and then the price, in a second task
+where every fact that was read must be recalled exactly. There attention wins, and a stack of one
+layer of each does both.
 
 Then the trained layer is used in two ways: symbol by symbol with a state of constant size, and all
 symbols at once with a parallel scan, which gives the same numbers in log2(T) rounds.
@@ -157,7 +158,8 @@ def counter_batch(count: int, length: int, rng: random.Random) -> Batch:
 # GRU: theorem 1 of the Mamba paper.) In a time-invariant model (LTI) delta, B and C are learned
 # constants; in a selective one they are computed from u at every symbol. That is all.
 #
-# The counter needs one channel with one number, and can be set by hand. A = -1.
+# The counter needs one channel with one number, and can be set by hand, with A = -1. (The trained
+# layer need not count in the same way: the run shows what one of its numbers does.)
 #
 #     symbol   delta     u       exp(-delta)   the state
 #     idle     0         0       1             stays
@@ -353,13 +355,13 @@ def share_right(logits: Tensor, answers: Sequence[int]) -> float:
 # The state space layer must have written everything into its N x D numbers before it knows what
 # will be asked. Selection is no help: nothing may be forgotten.
 #
-# Is it the size of the state, or the training? Both, and they can be told apart, since a state for
-# this task can be set by hand: B and C are a vector for the key, u is a one-hot value in channel
-# `value`, and delta is tiny, so that nothing fades. Then y = C h adds up, for each value, how well
+# Is it the size of the state, or the training? They can be told apart, since a state for this task
+# can be set by hand: B and C are a vector for the key, u is a one-hot value in channel `value`, and
+# delta is tiny, so that nothing fades. Then y = C h adds up, for each value, how well
 # its keys agree with the one that is asked for. With N = 16 every key gets a direction of its own
 # and recall is perfect. With N = 4, as in the trained layer, sixteen keys must share four
-# dimensions (here they are the corners of a cube), and what was read disturbs what is asked. This
-# is a good choice, not the best possible.
+# dimensions (here they are the corners of a hypercube), and what was read disturbs what is asked.
+# This is one choice of directions, not the best possible.
 
 
 def recall_batch(count: int, num_facts: int | None, rng: random.Random) -> Batch:
