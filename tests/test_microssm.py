@@ -8,7 +8,7 @@ from math import ceil, exp, log2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import check_gradients, load_script, twin
+from support import changed_script, check_gradients, load_script, twin
 
 SEEDS = (42, 1, 2, 3)
 
@@ -21,8 +21,12 @@ BARS = (
 )
 
 
-def layer_with_fixed_delta():
-    """A layer whose B and C are chosen by the symbol, but whose delta is the same at every step."""
+def fixed_delta():
+    """Layers whose B and C are chosen by the symbol, but whose delta is the same at every step.
+
+    The subclass comes from a module of its own, so the script must take that module's Tensor too:
+    Network.parameters() finds what to train by its class.
+    """
     module = load_script("microssm")
 
     class StateSpaceLayer(module.StateSpaceLayer):
@@ -34,7 +38,7 @@ def layer_with_fixed_delta():
             u, _, A, B, C = chosen
             return u, fixed[1], A, B, C
 
-    return StateSpaceLayer
+    return {"StateSpaceLayer": StateSpaceLayer, "Tensor": module.Tensor}
 
 
 def plain_average(q, k, v, spans):
@@ -59,7 +63,7 @@ def scan_in_place(steps):
 
 VARIANTS = {
     "two_layers": {"NUM_LAYERS": 2},
-    "fixed_delta": {"StateSpaceLayer": layer_with_fixed_delta()},
+    "fixed_delta": fixed_delta(),
     "plain_average": {"attention_head": plain_average},
     "hybrid_counts": {"COUNTER_KINDS": ("selective", "LTI", "attention", "hybrid")},
 }
@@ -279,6 +283,16 @@ def test_both_kinds_have_the_same_numbers_and_all_of_them_learn():
         assert sum(len(p.data) * len(p.data[0]) for p in network.parameters()) == 880
         for parameter in network.parameters():
             assert any(value for row in parameter.grad for value in row)
+
+
+def test_the_variant_with_a_fixed_delta_trains_all_its_numbers():
+    changed = changed_script("microssm", VARIANTS["fixed_delta"])
+    rng = random.Random(0)
+    network = changed.Network(3, changed.make_layers("selective", (0.5,), rng), 5, rng)
+    assert sum(len(p.data) * len(p.data[0]) for p in network.parameters()) == 880
+    x = changed.Tensor(matrix(2, changed.WIDTH, 0))
+    _, delta, _, B, _ = [tensor.data for tensor in network.layers[0].project(x)]
+    assert delta[0] == delta[1] and B[0] != B[1]
 
 
 def test_delta_starts_between_its_bounds_where_nothing_chooses():
