@@ -313,9 +313,10 @@ class Network:
 # === TRAINING ===
 
 # All networks get the same kind of batches, optimiser and rate. Is one layer too little for the
-# rivals? With two layers each, the accuracies at 256 symbols are: selective
-# @two_layers.selective@, LTI @two_layers.lti@, attention
-# @two_layers.attention@.
+# rivals? For attention it is: with two layers each, the accuracy at 256 symbols is 0.902
+# [results: two_layers.attention] for attention and 0.907 [results: two_layers.selective] for the
+# selective layers, so there the two are close. Depth does not help the LTI layers: 0.739
+# [results: two_layers.lti].
 
 
 def train(network: Network, draw: Callable[[], Batch], num_steps: int, title: str) -> None:
@@ -460,12 +461,12 @@ def scan_parallel(steps: Sequence[tuple[float, float]]) -> tuple[list[float], in
 
 # === THE EXPERIMENT ===
 
-# Both tasks, the gate, then inference. Which part must be chosen by the symbol? With B and C chosen
-# but delta fixed the accuracy at 256 symbols is @fixed_delta.selective@,
-# with nothing chosen @seed_42.lti@. The hybrid is trained on recall
-# only, to save time; in a run that trains it on the counter too, the lower of its two accuracies
-# is @hybrid_counts.hybrid@. Such stacks are what large models use
-# today: Jamba has one attention layer for seven of Mamba's.
+# Both tasks, the gate, then inference. Which part must be chosen by the symbol? With B and C
+# chosen but delta fixed the accuracy at 256 symbols is 0.747 [results: fixed_delta.selective],
+# with nothing chosen 0.754 [results: seed_42.lti]: the gate is what counts here. The hybrid is
+# trained on recall only, to save time. In a run that trains it on the counter too, the lower of
+# its two accuracies (at 256 symbols, with 12 facts) is 0.990 [results: hybrid_counts.hybrid].
+# Such stacks are in use: Jamba has one attention layer for seven of Mamba's.
 
 
 def make_layers(kind: str, slopes: Sequence[float], rng: random.Random) -> list:
