@@ -51,7 +51,6 @@ import http.client
 import math
 import os
 import random
-import time
 import urllib.request
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -66,6 +65,8 @@ WIDTH = 16  # entries of a token's vector
 WINDOW = 8  # tokens that the window layout can read, the token itself included
 ROPE_BASE = 100.0  # the slowest pair of entries turns by 1/10 radian per position
 
+# The layouts to train, in the order of the tables.
+LAYOUTS = ("MHA", "GQA", "MQA", "MLA", "window", "MQA, 8 queries", "one wide head")
 NUM_KEYS = 10  # names that a fact can have
 NUM_FACTS = 8  # in one text, with different keys
 NUM_QUESTIONS = 8  # after the facts, each about another one
@@ -88,6 +89,7 @@ NUM_TEST_NAMES = 200  # of these, to measure on
 
 MQA_VALUE_FLOATS = 4  # for the limit with a perfect look-up
 CODE_STEPS = 600
+CODE_RATE = 0.05
 LENGTHS = (16, 64, 256)  # tokens in the cache when the cost of one more is counted
 
 # === THE TASK: RECALL A FACT ===
@@ -106,7 +108,8 @@ LENGTHS = (16, 64, 256)  # tokens in the cache when the cost of one more is coun
 # for b = sign(u) right answers would make this sum positive, and for b = -sign(u) negative. So
 # with fewer than six value floats some fact must be answered wrongly. MQA's value has four.
 
-SEP = NUM_KEYS  # the table's rows: keys, then the question mark, then the attributes' values
+# The table's rows: keys, then the question mark, then the values of attribute 0, 1, ...
+QUESTION = NUM_KEYS
 
 
 def new_text(rng: random.Random) -> tuple[list[list[int]], list[list[int]], list[int]]:
@@ -121,7 +124,7 @@ def new_text(rng: random.Random) -> tuple[list[list[int]], list[list[int]], list
         for key, values in zip(keys, facts)
     ]
     asked = rng.sample(range(NUM_FACTS), NUM_QUESTIONS)
-    bags += [[keys[place], SEP] for place in asked]
+    bags += [[keys[place], QUESTION] for place in asked]
     distances = [NUM_FACTS + n - place for n, place in enumerate(asked)]
     return bags, [facts[place] for place in asked], distances
 
@@ -148,18 +151,14 @@ class GroupedAttention:
     in^-0.5, so that a normed input gives queries, keys and values of size 1.
     """
 
+    window: int | None = None  # None: every token stays readable
+
     def __init__(
-        self,
-        num_heads: int,
-        num_kv_heads: int,
-        head_dim: int,
-        rng: random.Random,
-        window: int | None = None,
+        self, num_heads: int, num_kv_heads: int, head_dim: int, rng: random.Random
     ) -> None:
         if num_heads % num_kv_heads:
             raise ValueError(f"{num_heads} query heads cannot share {num_kv_heads} heads evenly")
         self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, head_dim
-        self.window = window
         self.query = matrix(num_heads * head_dim, WIDTH, rng)
         self.key = matrix(num_kv_heads * head_dim, WIDTH, rng)
         self.value = matrix(num_kv_heads * head_dim, WIDTH, rng)
@@ -176,13 +175,7 @@ class GroupedAttention:
         """x [N][16] -> [N][H*d]."""
         return rotate(linear(x, self.query), self.num_heads, positions)
 
-    def attend(
-        self,
-        x: Tensor,
-        positions: Sequence[int],
-        kept: tuple[Tensor, Tensor],
-        spans: Sequence[tuple[int, int]],
-    ) -> Tensor:
+    def attend(self, x: Tensor, positions: Sequence[int], kept: Kept, spans: Spans) -> Tensor:
         """N tokens x [N][16] read what M tokens have left, each within its span -> [N][16]."""
         times = self.num_heads // self.num_kv_heads
         keys, values = [repeat_heads(part, self.num_kv_heads, times) for part in kept]
@@ -238,13 +231,7 @@ class LatentAttention:
         rotated = rotate(linear(x, self.rope_query), self.num_heads, positions)
         return join_heads_of(linear(x, self.query), rotated, self.num_heads)
 
-    def attend(
-        self,
-        x: Tensor,
-        positions: Sequence[int],
-        kept: tuple[Tensor, Tensor],
-        spans: Sequence[tuple[int, int]],
-    ) -> Tensor:
+    def attend(self, x: Tensor, positions: Sequence[int], kept: Kept, spans: Spans) -> Tensor:
         """The same as above. In training all keys and values are computed (expanded) at once."""
         latents, rope_keys = kept
         rope_keys = repeat_heads(rope_keys, 1, self.num_heads)
@@ -272,17 +259,16 @@ def new_layer(layout: str, rng: random.Random) -> GroupedAttention | LatentAtten
         "MQA, 8 queries": (8, 1, 4),
         "one wide head": (1, 1, 8),
     }[layout]
-    window = WINDOW if layout == "window" else None
-    return GroupedAttention(num_heads, num_kv_heads, head_dim, rng, window)
+    layer = GroupedAttention(num_heads, num_kv_heads, head_dim, rng)
+    layer.window = WINDOW if layout == "window" else None
+    return layer
 
-
-LAYOUTS = ("MHA", "GQA", "MQA", "MLA", "window", "MQA, 8 queries", "one wide head")
 
 # === THE MODEL AND ITS TRAINING ===
 
 # Around the layer there is as little as possible: a table of vectors, the layer with its residual,
-# and a matrix for the logits. For names there is an MLP as well. The rows in `asking` are those
-# whose logits are wanted; all rows leave something behind, but only these need a query.
+# and a matrix for the logits; for names, an MLP as well. Every token leaves something behind, but
+# only those whose logits are wanted need a query: these are the rows called `asking`.
 
 
 class Model:
@@ -295,15 +281,15 @@ class Model:
         self.layer = new_layer(layout, rng)
         self.mlp = [matrix(hidden, WIDTH, rng), matrix(WIDTH, hidden, rng)] if hidden else []
         self.head = matrix(num_logits, WIDTH, rng)
-
-    def parameters(self) -> list[Tensor]:
-        """Every matrix that training may change."""
-        inner = [part for part in vars(self.layer).values() if isinstance(part, Tensor)]
-        return [self.table, *inner, *self.mlp, self.head]
+        self.has_positions = bool(hidden) or FACTS_HAVE_POSITIONS
 
     def vectors(self, bags: Sequence[Sequence[int]]) -> Tensor:
         """N bags of table rows -> [N][16], normed: a token's vector is the sum of its bag."""
         return rms_norm(embedding_bag(self.table, bags))
+
+    def positions(self, count: int) -> list[int]:
+        """0, 1, 2, ...; or all 0, where the order means nothing: RoPE then turns nothing."""
+        return list(range(count)) if self.has_positions else [0] * count
 
     def logits(self, x: Tensor, found: Tensor) -> Tensor:
         """Residual stream x and what attention found, both [N][16] -> [N][num_logits]."""
@@ -312,118 +298,61 @@ class Model:
             x = x + linear(relu(linear(rms_norm(x), self.mlp[0])), self.mlp[1])
         return linear(x, self.head)
 
-    def forward(
-        self,
-        bags: Sequence[Sequence[int]],
-        positions: Sequence[int],
-        asking: Sequence[int],
-        spans: Sequence[tuple[int, int]],
-    ) -> Tensor:
-        """All tokens at once -> the logits of the rows `asking`, whose spans are given."""
+    def forward(self, texts: Sequence[Sequence[Sequence[int]]], first_asking: int = 0) -> Tensor:
+        """Texts, each a list of bags -> the logits of their tokens from first_asking on."""
+        bags, positions, asking, spans = [], [], [], []
+        window = self.layer.window or 10**9
+        for text in texts:
+            start = len(bags)
+            bags += text
+            positions += self.positions(len(text))
+            for row in range(start + first_asking, len(bags)):
+                asking.append(row)
+                # Causal: a row reads up to itself. A window of W holds the row itself and the
+                # W - 1 before it, as in Mistral's models.
+                spans.append((max(start, row + 1 - window), row + 1))
         x = self.vectors(bags)
         kept = self.layer.keep(x, positions)
-        x_asking = embedding(x, asking)  # these rows of x
-        asking_positions = [positions[row] for row in asking]
-        return self.logits(x_asking, self.layer.attend(x_asking, asking_positions, kept, spans))
+        x_asking = embedding(x, asking)
+        found = self.layer.attend(x_asking, [positions[row] for row in asking], kept, spans)
+        return self.logits(x_asking, found)
+
+    def parameters(self) -> list[Tensor]:
+        """Every matrix that training may change."""
+        inner = [part for part in vars(self.layer).values() if isinstance(part, Tensor)]
+        return [self.table, *inner, *self.mlp, self.head]
 
 
 def answer(model: Model, texts: Sequence[tuple]) -> tuple[Tensor, list[int]]:
-    """Read several texts -> logits [texts * 8 * 6][3] for every attribute asked, right values."""
-    bags, positions, asking, spans, targets = [], [], [], [], []
-    for text_bags, answers, _ in texts:
-        start = len(bags)
-        bags += text_bags
-        positions += fact_positions(len(text_bags))
-        for row in range(start + NUM_FACTS, len(bags)):
-            asking.append(row)
-            first = start if model.layer.window is None else row + 1 - model.layer.window
-            spans.append((max(start, first), row + 1))  # causal: up to the row itself
-        targets += [value for values in answers for value in values]
-    return reshape(model.forward(bags, positions, asking, spans), NUM_VALUES), targets
+    """Read texts of facts -> logits [texts * 8 * 6][3] of every attribute asked, right values."""
+    logits = model.forward([bags for bags, _, _ in texts], NUM_FACTS)
+    targets = [value for _, answers, _ in texts for values in answers for value in values]
+    return reshape(logits, NUM_VALUES), targets
 
 
-def predict(model: Model, names: Sequence[str]) -> tuple[Tensor, list[int]]:
-    """Read names -> logits [N][27] for the N symbols that follow, and these symbols."""
-    window = model.layer.window or 10**9
-    ids, positions, spans, targets = pack([encode(name) for name in names], window)
-    bags = [[i] for i in ids]
-    return model.forward(bags, positions, range(len(ids)), spans), targets
-
-
-def fact_positions(count: int) -> list[int]:
-    """0, 1, 2, ..., or all 0: RoPE then turns nothing, and a text is a set of facts."""
-    return list(range(count)) if FACTS_HAVE_POSITIONS else [0] * count
-
-
-def train_on_facts(layout: str, rng: random.Random) -> Model:
-    """A fresh model that has practised on fresh texts."""
-    table_rows = NUM_KEYS + 1 + NUM_ATTRIBUTES * NUM_VALUES
-    model = Model(layout, table_rows, NUM_ATTRIBUTES * NUM_VALUES, 0, rng)
+def train(model: Model, next_batch: Callable, num_steps: int, rate: float) -> None:
+    """Change the model's matrices step by step; next_batch() returns logits and right answers."""
     optimizer = Adam(model.parameters(), betas=(0.9, 0.99))
-    texts = random.Random(SEED)  # every layout practises on the same texts
-    losses = []
-    for step in range(1, FACT_STEPS + 1):
-        loss = cross_entropy(*answer(model, [new_text(texts) for _ in range(FACT_BATCH)]))
+    losses: list[float] = []
+    for step in range(1, num_steps + 1):
+        loss = cross_entropy(*next_batch())
         loss.backward()
         warm_up = min(1.0, step / WARM_UP_STEPS)
-        optimizer.step(FACT_RATE * warm_up * (1.0 - (step - 1) / FACT_STEPS))
+        optimizer.step(rate * warm_up * (1.0 - (step - 1) / num_steps))
         losses.append(loss.item())
-        report_step(step, FACT_STEPS, losses, 150)
+        report_step(step, num_steps, losses)
+
+
+def train_on_facts(layout: str) -> Model:
+    """A fresh model that has practised; every layout gets the same texts in the same order."""
+    rng, num_logits = random.Random(SEED), NUM_ATTRIBUTES * NUM_VALUES
+    model = Model(layout, NUM_KEYS + 1 + num_logits, num_logits, 0, random.Random(SEED))
+
+    def next_batch() -> tuple[Tensor, list[int]]:
+        return answer(model, [new_text(rng) for _ in range(FACT_BATCH)])
+
+    train(model, next_batch, FACT_STEPS, FACT_RATE)
     return model
-
-
-def train_on_names(layout: str, names: Sequence[str], rng: random.Random) -> Model:
-    """A fresh model that has learned to guess the next letter, always on the same batches."""
-    model = Model(layout, len(ALPHABET), len(ALPHABET), NAME_HIDDEN, rng)
-    optimizer = Adam(model.parameters(), betas=(0.9, 0.99))
-    losses = []
-    for step in range(1, NAME_STEPS + 1):
-        batch = names[(step - 1) * NAME_BATCH : step * NAME_BATCH]
-        loss = cross_entropy(*predict(model, batch))
-        loss.backward()
-        optimizer.step(NAME_RATE * (1.0 - (step - 1) / NAME_STEPS))
-        losses.append(loss.item())
-        report_step(step, NAME_STEPS, losses, 75)
-    return model
-
-
-def recall_by_distance(model: Model, texts: Sequence[tuple]) -> dict[int, list[float]]:
-    """distance -> for every question asked over it, the share of the six attributes recalled."""
-    logits, targets = answer(model, texts)
-    right = [row.index(max(row)) == target for row, target in zip(logits.data, targets)]
-    result: dict[int, list[float]] = {}
-    for n, distance in enumerate(d for _, _, distances in texts for d in distances):
-        share = sum(right[n * NUM_ATTRIBUTES : (n + 1) * NUM_ATTRIBUTES]) / NUM_ATTRIBUTES
-        result.setdefault(distance, []).append(share)
-    return result
-
-
-# The limit. What could a value of four floats hand over at best? Attention is left out: the code
-# of the right fact is simply given to the read-out (a perfect look-up), and code and read-out are
-# trained together. This is the best code that training has found, not a proven maximum.
-
-
-def perfect_look_up(num_floats: int, rng: random.Random) -> float:
-    """Recall of facts that pass through num_floats linear numbers and nothing else."""
-    size = NUM_ATTRIBUTES * NUM_VALUES
-    code, read_out = matrix(size, num_floats, rng), matrix(size, num_floats, rng)
-    bias = Tensor([[0.0] * size])
-    optimizer = Adam([code, read_out, bias], betas=(0.9, 0.99))
-
-    def read(facts: Sequence[Sequence[int]]) -> tuple[Tensor, list[int]]:
-        bags = [[a * NUM_VALUES + value for a, value in enumerate(values)] for values in facts]
-        logits = linear(embedding_bag(code, bags), read_out, bias)
-        return reshape(logits, NUM_VALUES), [value for values in facts for value in values]
-
-    def new_facts(count: int) -> list[list[int]]:
-        return [[rng.randrange(NUM_VALUES) for _ in range(NUM_ATTRIBUTES)] for _ in range(count)]
-
-    for step in range(CODE_STEPS):
-        cross_entropy(*read(new_facts(24))).backward()
-        optimizer.step(0.05 * (1.0 - step / CODE_STEPS))
-    logits, targets = read(new_facts(1000))
-    right = [row.index(max(row)) == target for row, target in zip(logits.data, targets)]
-    return sum(right) / len(right)
 
 
 # === DECODING WITH A LIVE CACHE ===
@@ -433,37 +362,13 @@ def perfect_look_up(num_floats: int, rng: random.Random) -> float:
 # comes, the first goes. Everything that this section multiplies is counted.
 
 
-class Counter:
-    """dot() that counts its multiplications."""
-
-    def __init__(self) -> None:
-        self.multiplications = 0
-
-    def dot(self, a: Sequence[float], b: Sequence[float]) -> float:
-        self.multiplications += len(a)
-        return dot(a, b)
-
-
-def new_cache(layer: GroupedAttention | LatentAttention) -> deque:
-    """One row for each token that can still be read; what is over the window drops out."""
-    return deque(maxlen=layer.window)
-
-
-def read_cache(
-    query: Sequence[float],
-    keys: Sequence[Sequence[float]],
-    values: Sequence[Sequence[float]],
-    scale: float,
-    counter: Counter,
-) -> list[float]:
+def read_cache(query: Row, keys: Rows, values: Rows, scale: float, counter: Counter) -> list[float]:
     """One query of one head: softmax(q . k_j * scale) over all rows j, and the mean of v_j."""
     weights = softmax_row([counter.dot(query, key) * scale for key in keys])
     return [counter.dot(weights, column) for column in zip(*values)]
 
 
-def decode_grouped(
-    layer: GroupedAttention, query: Sequence[float], cache: deque, counter: Counter
-) -> list[float]:
+def decode_grouped(layer: GroupedAttention, query: Row, cache: Rows, counter: Counter) -> Row:
     """What the heads find, [H*d]. A row of the cache is k_0 ... k_G-1 v_0 ... v_G-1."""
     size, found = layer.head_dim, []
     for head in range(layer.num_heads):
@@ -489,9 +394,7 @@ def decode_grouped(
 # serves many queries.
 
 
-def decode_expanded(
-    layer: LatentAttention, query: Sequence[float], cache: deque, counter: Counter
-) -> list[float]:
+def decode_expanded(layer: LatentAttention, query: Row, cache: Rows, counter: Counter) -> Row:
     """What the heads find, [H*d], with every key and value computed from its latent."""
     size, found = layer.head_dim + layer.rope_dim, []
     for head in range(layer.num_heads):
@@ -506,9 +409,7 @@ def decode_expanded(
     return found
 
 
-def decode_absorbed(
-    layer: LatentAttention, query: Sequence[float], cache: deque, counter: Counter
-) -> list[float]:
+def decode_absorbed(layer: LatentAttention, query: Row, cache: Rows, counter: Counter) -> Row:
     """The same numbers, read off the latents. The scale is that of the expanded keys."""
     size, found = layer.head_dim + layer.rope_dim, []
     latents = [row[: layer.latent_dim] for row in cache]
@@ -517,8 +418,8 @@ def decode_absorbed(
         q = query[head * size : (head + 1) * size]
         plain, rotated = q[: layer.head_dim], q[layer.head_dim :]
         absorbed = [counter.dot(plain, column) for column in zip(*layer.up_key.data[rows])]
-        mean = read_cache(absorbed + rotated, cache, latents, size**-0.5, counter)
-        found += [counter.dot(mean, w) for w in layer.up_value.data[rows]]
+        mixed = read_cache(absorbed + rotated, cache, latents, size**-0.5, counter)
+        found += [counter.dot(mixed, w) for w in layer.up_value.data[rows]]
     return found
 
 
@@ -536,9 +437,116 @@ def decode(
     return model.logits(x, linear(found, model.layer.out)).data[0]
 
 
+# === WHAT IS MEASURED ===
+
+# Two things: that decoding from the cache gives what the full forward pass gives, and what one
+# more token costs when the cache is already long. The floats are counted in the live cache.
+
+
+def decoding_error(model: Model, text: Sequence[Sequence[int]]) -> float:
+    """The largest difference between a logit of the full forward pass and one of decoding with a
+    live cache, in every way in which the layout can decode.
+    """
+    full = model.forward([text]).data
+    is_latent = isinstance(model.layer, LatentAttention)
+    worst = 0.0
+    for way in (decode_expanded, decode_absorbed) if is_latent else (decode_grouped,):
+        cache = deque(maxlen=model.layer.window)
+        for bag, position, row in zip(text, model.positions(len(text)), full):
+            cached = decode(model, bag, position, cache, Counter(), way)
+            worst = max(worst, *[abs(a - b) for a, b in zip(cached, row)])
+    return worst
+
+
+def cost_of_one_token(model: Model, length: int, way=None) -> tuple[int, int]:
+    """(floats in the cache, multiply-adds in attention) when a text's last token is decoded."""
+    cache = deque(maxlen=model.layer.window)
+    for n in range(length):
+        counter = Counter()  # only the last token's work remains in it
+        is_last = n == length - 1
+        decode(model, [n % NUM_KEYS], n, cache, counter, way if is_last else leave_only)
+    return sum(map(len, cache)), counter.multiply_adds
+
+
+def main() -> dict[str, object]:
+    """Train every layout on the facts and some on names, decode with each, and count."""
+    tests = [new_text(random.Random(SEED + n)) for n in range(1, NUM_TEST_TEXTS + 1)]
+    report_task(tests[0])
+    models, by_distance = {}, {}
+    for layout in LAYOUTS:
+        print(f"\nTraining on facts: {layout}")
+        models[layout] = train_on_facts(layout)
+        by_distance[layout] = recall_by_distance(models[layout], tests)
+    recall = {layout: mean(sum(shares.values(), [])) for layout, shares in by_distance.items()}
+    floats = {layout: cost_of_one_token(model, 1)[0] for layout, model in models.items()}
+    limit = perfect_look_up(MQA_VALUE_FLOATS, random.Random(SEED))
+    report_recall(models, floats, recall, limit)
+    inside, outside = report_distances(by_distance["window"])
+    nll, errors = compare_on_names()
+    errors += [decoding_error(model, bags) for model in models.values() for bags, _, _ in tests[:3]]
+    report_costs(models)
+    headline = {
+        "full_cache": recall["MHA"],
+        "half_cache": min([recall[name] for name in LAYOUTS if floats[name] == floats["GQA"]]),
+        "quarter_cache": max([recall[name] for name in LAYOUTS if floats[name] == floats["MQA"]]),
+        "window_cliff": inside - outside,
+        "names_spread": max(nll.values()) - min(nll.values()),
+        "decode_error": max(errors),
+    }
+    report_conclusion(headline, models, recall, limit)
+    details = {"recall": recall, "floats": floats, "limit": limit, "nll": nll, "far": outside}
+    return {**headline, "details": details}
+
+
+# === APPENDIX: THE LIMIT WITH A PERFECT LOOK-UP ===
+
+# What could a value of four floats hand over at best? Attention is left out: the code
+# of the right fact is simply given to the read-out (a perfect look-up), and code and read-out are
+# trained together. This is the best code that training has found, not a proven maximum.
+
+
+def perfect_look_up(num_floats: int, rng: random.Random) -> float:
+    """Recall of facts that pass through num_floats linear numbers and nothing else."""
+    size = NUM_ATTRIBUTES * NUM_VALUES
+    code, read_out = matrix(size, num_floats, rng), matrix(size, num_floats, rng)
+    bias = Tensor([[0.0] * size])
+    optimizer = Adam([code, read_out, bias], betas=(0.9, 0.99))
+
+    def read_facts(count: int) -> tuple[Tensor, list[int]]:
+        attributes = range(0, size, NUM_VALUES)
+        bags = [[a + rng.randrange(NUM_VALUES) for a in attributes] for _ in range(count)]
+        logits = linear(embedding_bag(code, bags), read_out, bias)
+        return reshape(logits, NUM_VALUES), [row % NUM_VALUES for bag in bags for row in bag]
+
+    for step in range(CODE_STEPS):
+        cross_entropy(*read_facts(24)).backward()
+        optimizer.step(CODE_RATE * (1.0 - step / CODE_STEPS))
+    return mean(which_are_right(*read_facts(1000)))
+
+
+# === APPENDIX: NAMES ===
+
+# The same model on real text, trained with an MLP and RoPE. Row i reads the letters up to i.
+
+
+def predict(model: Model, names: Sequence[str]) -> tuple[Tensor, list[int]]:
+    """Read names -> logits [N][27] for the N symbols that follow, and these symbols."""
+    sequences = [encode(name) for name in names]
+    logits = model.forward([[[i] for i in sequence[:-1]] for sequence in sequences])
+    return logits, [symbol for sequence in sequences for symbol in sequence[1:]]
+
+
+def train_on_names(layout: str, names: Sequence[str]) -> Model:
+    """A fresh model that has learned to guess the next letter; the same batches for each."""
+    model = Model(layout, len(ALPHABET), len(ALPHABET), NAME_HIDDEN, random.Random(SEED))
+    batches = iter([names[i : i + NAME_BATCH] for i in range(0, len(names), NAME_BATCH)])
+    train(model, lambda: predict(model, next(batches)), NAME_STEPS, NAME_RATE)
+    return model
+
+
 def generate(model: Model, rng: random.Random) -> str:
     """Invent a name of at most 15 letters, with the model's own live cache."""
-    name, symbol, cache = "", 0, new_cache(model.layer)
+    name, symbol, cache = "", 0, deque(maxlen=model.layer.window)
     for position in range(16):
         logits = decode(model, [symbol], position, cache, Counter())
         symbol = rng.choices(range(len(ALPHABET)), softmax_row(logits))[0]
@@ -548,90 +556,53 @@ def generate(model: Model, rng: random.Random) -> str:
     return name
 
 
-# === WHAT IS MEASURED ===
-
-# Two things: that decoding from the cache gives what the full forward pass gives, and what one
-# more token costs when the cache is already long. The floats are counted in the live cache.
-
-
-def decoding_errors(model: Model, texts: Sequence[tuple]) -> list[float]:
-    """Differences between the logits of cached decoding, each way that the layer has, and those of
-    the full forward pass, on texts of facts.
-    """
-    latent = isinstance(model.layer, LatentAttention)
-    errors = []
-    for way in (decode_expanded, decode_absorbed) if latent else (decode_grouped,):
-        for text in texts:
-            cache, rows = new_cache(model.layer), []
-            for bag, position in zip(text[0], fact_positions(len(text[0]))):
-                rows.append(decode(model, bag, position, cache, Counter(), way))
-            full = [z for row in answer(model, [text])[0].data for z in row]
-            cached = [z for row in rows[NUM_FACTS:] for z in row]
-            errors += [abs(a - b) for a, b in zip(full, cached)]
-    return errors
-
-
-def cost_of_one_token(model: Model, length: int, way=None) -> tuple[int, int]:
-    """(floats in the cache, multiplications in attention) for the token that makes it `length`."""
-    cache, counter = new_cache(model.layer), Counter()
-    if length > 1:
-        x = model.vectors([[n % NUM_KEYS] for n in range(length - 1)])
-        first, second = model.layer.keep(x, range(length - 1))
-        cache.extend(a + b for a, b in zip(first.data, second.data))
-    decode(model, [0], length - 1, cache, counter, way)
-    return sum(map(len, cache)), counter.multiplications
-
-
-def main() -> dict[str, object]:
-    """Train every layout on the facts and some on names, decode with each, and count."""
-    tests = [new_text(random.Random(SEED + n)) for n in range(1, NUM_TEST_TEXTS + 1)]
-    report_task(tests[0])
-    models: dict[str, Model] = {}
-    by_distance: dict[str, dict[int, list[float]]] = {}
-    for layout in LAYOUTS:
-        print(f"\nTraining on facts: {layout}")
-        models[layout] = train_on_facts(layout, random.Random(SEED))
-        by_distance[layout] = recall_by_distance(models[layout], tests)
-    recall = {layout: mean(sum(shares.values(), [])) for layout, shares in by_distance.items()}
-    floats = {layout: cost_of_one_token(model, 1)[0] for layout, model in models.items()}
-    limit = perfect_look_up(MQA_VALUE_FLOATS, random.Random(SEED))
-    report_recall(models, floats, recall, limit)
-    inside, outside = report_distances(by_distance["window"])
-
+def compare_on_names() -> tuple[dict[str, float], list[float]]:
+    """Train some layouts on names -> held-out nll of each, and the errors of cached decoding."""
     names = load_names()
+    print(f"\nOn names. Knowing nothing, a letter costs ln 27 = {log(27):.2f} nats (nll).")
     random.Random(SEED).shuffle(names)
-    nll, name_errors = {}, []
+    training, test = names[:-NUM_HELD_OUT], names[-NUM_TEST_NAMES:]
+    nll, errors = {}, []
     for layout in NAME_LAYOUTS:
-        print(f"\nTraining on names: {layout}")
-        model = train_on_names(layout, names, random.Random(SEED))
-        logits, targets = predict(model, names[-NUM_TEST_NAMES:])
-        nll[layout] = cross_entropy(logits, targets).item()
-        invented = [generate(model, random.Random(SEED + n)) for n in range(8)]
-        print(f"  held-out nll {nll[layout]:.3f} | writes {', '.join(invented)}")
-        name_errors += decoding_errors_on_names(model, names[-5:])
-    errors = [e for model in models.values() for e in decoding_errors(model, tests[:3])]
-    report_costs(models)
-    by_floats = {n: [recall[name] for name in LAYOUTS if floats[name] == n] for n in (8, 16)}
-    headline = {
-        "full_cache": recall["MHA"],
-        "half_cache": min(by_floats[16]),
-        "quarter_cache": max(by_floats[8]),
-        "window_cliff": inside - outside,
-        "names_spread": max(nll.values()) - min(nll.values()),
-        "decode_error": max(errors + name_errors),
-    }
-    report_conclusion(headline, limit)
-    details = {"recall": recall, "floats": floats, "limit": limit, "nll": nll}
-    return {**headline, "details": {**details, "inside": inside, "outside": outside}}
+        print(f"Training on names: {layout}")
+        model = train_on_names(layout, training)
+        nll[layout] = cross_entropy(*predict(model, test)).item()
+        invented = [generate(model, random.Random(SEED + n)) for n in range(5)]
+        print(f"held-out nll {nll[layout]:.3f}; it writes {', '.join(invented)}")
+        errors += [decoding_error(model, [[i] for i in encode(name)[:-1]]) for name in test[:5]]
+    return nll, errors
 
 
 # === APPENDIX: REPORT AND HELPERS ===
+
+
+# What the signatures call them.
+Row = Sequence[float]
+Rows = Sequence[Row]
+Kept = tuple  # of two Tensors, [M][...] each: what M tokens leave in the cache
+Spans = Sequence[tuple[int, int]]
+
+
+class Counter:
+    """dot() that counts its multiply-adds."""
+
+    def __init__(self) -> None:
+        self.multiply_adds = 0
+
+    def dot(self, a: Row, b: Row) -> float:
+        self.multiply_adds += len(a)
+        return dot(a, b)
 
 
 def matrix(rows: int, columns: int, rng: random.Random, spread: float | None = None) -> Tensor:
     """Gaussian entries. With standard deviation columns^-0.5 outputs are as large as inputs."""
     spread = spread or columns**-0.5
     return Tensor([[rng.gauss(0.0, spread) for _ in range(columns)] for _ in range(rows)])
+
+
+def num_numbers(model: Model) -> int:
+    """How many numbers training may change."""
+    return sum([len(p.data) * len(p.data[0]) for p in model.parameters()])
 
 
 def mean(numbers: Sequence[float]) -> float:
@@ -644,17 +615,43 @@ def report_task(text: tuple) -> None:
     bags, answers, distances = text
     values = [row - NUM_KEYS - 1 for row in bags[0][1:]]
     letters = "".join(["abc"[value % NUM_VALUES] for value in values])
-    print(f"A text is {NUM_FACTS} facts and {NUM_QUESTIONS} questions. For example, its first fact is")
+    print(
+        f"A text is {NUM_FACTS} facts and {NUM_QUESTIONS} questions. For example, its first fact is"
+    )
     print(f"  key {bags[0][0]}, attributes {letters}")
-    print(f"and its first question is: key {bags[NUM_FACTS][0]}?, to be answered from the fact")
-    print(f"{distances[0]} tokens back. A guess is right with probability {1 / NUM_VALUES:.2f}.")
+    print(
+        f"and its first question is about key {bags[NUM_FACTS][0]}, whose fact stands at distance"
+    )
+    print(
+        f"{distances[0]} (the token just before has 1). A guess is right with {1 / NUM_VALUES:.2f}."
+    )
 
 
-def report_step(step: int, num_steps: int, losses: list[float], every: int) -> None:
-    """Print the mean loss since the last report, and forget it."""
-    if step % every == 0:
+def report_step(step: int, num_steps: int, losses: list[float]) -> None:
+    """Twice a training, print the mean loss since the last report and forget it."""
+    if step % max(1, num_steps // 2) == 0:
         print(f"step {step:4d}/{num_steps} | loss {mean(losses):.4f}", flush=True)
         losses.clear()
+
+
+def which_are_right(logits: Tensor, targets: Sequence[int]) -> list[bool]:
+    """For every row: is the target's logit the largest?"""
+    return [row.index(max(row)) == target for row, target in zip(logits.data, targets)]
+
+
+def recall_by_distance(model: Model, texts: Sequence[tuple]) -> dict[int, list[float]]:
+    """distance -> for every question asked over it, the share of the six attributes recalled."""
+    right = which_are_right(*answer(model, texts))
+    result: dict[int, list[float]] = {}
+    for n, distance in enumerate([d for _, _, distances in texts for d in distances]):
+        share = mean(right[n * NUM_ATTRIBUTES : (n + 1) * NUM_ATTRIBUTES])
+        result.setdefault(distance, []).append(share)
+    return result
+
+
+def leave_only(layer: object, query: Row, cache: Rows, counter: Counter) -> Row:
+    """A way to decode that reads nothing: to fill a cache."""
+    return [0.0] * len(layer.out.data[0])
 
 
 def row_picture(layer: GroupedAttention | LatentAttention) -> str:
@@ -675,13 +672,15 @@ def report_recall(
 ) -> None:
     """One line per layout: what a token leaves, parameters, recall."""
     print("\nWhat one token leaves in the cache: k keys, v values (a new head where the case")
-    print("changes), c latent, r rotated key. Recall: share of attributes named rightly.")
+    print(
+        f"changes), c latent, r rotated key; the window keeps {WINDOW} such rows, the others all."
+    )
+    print("Recall: share of the attributes that are named rightly in new texts.")
     print("layout          one token in the cache            floats  parameters  recall")
     for name, model in models.items():
-        size = sum(len(p.data) * len(p.data[0]) for p in model.parameters())
+        size = num_numbers(model)
         picture = row_picture(model.layer)
-        line = f"{name:<16}{picture:<34}{floats[name]:>6}{size:>12,}{recall[name]:>8.3f}"
-        print(f"{line}  (of {WINDOW} tokens)" if False else line)
+        print(f"{name:<16}{picture:<34}{floats[name]:>6}{size:>12,}{recall[name]:>8.3f}")
     title = f"limit: {MQA_VALUE_FLOATS} value floats, look-up perfect"
     print(f"{title:<68}{limit:>8.3f}")
     print(f"{'guessing':<68}{1 / NUM_VALUES:>8.3f}")
@@ -698,18 +697,6 @@ def report_distances(by_distance: dict[int, list[float]]) -> tuple[float, float]
     return mean(near or [1 / NUM_VALUES]), mean(far or [1 / NUM_VALUES])
 
 
-def decoding_errors_on_names(model: Model, names: Sequence[str]) -> list[float]:
-    """The same differences as in decoding_errors, on names, where positions count."""
-    errors = []
-    for name in names:
-        cache = new_cache(model.layer)
-        full = predict(model, [name])[0].data
-        for position, (symbol, row) in enumerate(zip(encode(name), full)):
-            cached = decode(model, [symbol], position, cache, Counter())
-            errors += [abs(a - b) for a, b in zip(cached, row)]
-    return errors
-
-
 def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
     """The least-squares slope of log(cost) over log(size): cost grows like size^slope.
 
@@ -724,9 +711,9 @@ def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
 
 def report_costs(models: dict[str, Model]) -> None:
     """How the cache and the work for one more token grow, and what real models keep."""
-    print("\nOne more token when the cache holds ...: floats kept, and multiplications in")
+    print("\nOne more token when the cache holds ...: floats kept, and multiply-adds in")
     print("attention; both as counted. Growth: the exponent of the length t.")
-    print(f"{'':<14}{'floats kept':>15}{'growth':>14}{'multiplications':>21}{'per float':>11}")
+    print(f"{'':<14}{'floats kept':>15}{'growth':>14}{'multiply-adds':>21}{'per float':>11}")
     print(f"{'tokens':<12}" + "".join([f"{n:>6,}" for n in LENGTHS]) + f"{LENGTHS[-1]:>27,}")
     ways = [(name, models[name], None) for name in LAYOUTS[:5]]
     ways.insert(4, ("  expanded", models["MLA"], decode_expanded))
@@ -746,21 +733,32 @@ def report_costs(models: dict[str, Model]) -> None:
         print(f"{name:<38}{blocks} blocks * {size:>6,} floats {2 * blocks * size:>11,} bytes")
 
 
-def report_conclusion(numbers: dict[str, float], limit: float) -> None:
+def report_conclusion(
+    numbers: dict[str, float], models: dict[str, Model], recall: dict[str, float], limit: float
+) -> None:
     """Say in words what the run has shown."""
     full, half, quarter = [numbers[f"{part}_cache"] for part in ("full", "half", "quarter")]
     print(f"\nDecoding from the cache changes no logit by more than {numbers['decode_error']:.0e}.")
     print("Recall by floats per token:")
-    print(f"  32 (MHA)                       {full:.3f}")
-    print(f"  16, the worst of three layouts {half:.3f}")
-    print(f"   8, the better of two layouts  {quarter:.3f} (limit found: {limit:.3f})")
+    print(f"  32, MHA                          {full:.3f}")
+    print(f"  16, the worst of three layouts   {half:.3f}")
+    print(f"   8, the better of two layouts    {quarter:.3f}   limit found: {limit:.3f}")
     if full - half < half - quarter:
         print("Half of the cache costs little here, a quarter costs much.")
+    many, wide = "MQA, 8 queries", "one wide head"
+    if recall[many] < recall[wide] and num_numbers(models[many]) > num_numbers(models[wide]):
+        print(
+            f"Neither parameters nor query heads make up for it: {num_numbers(models[many]):,} with"
+        )
+        print(
+            f"8 heads and 8 floats recall {recall[many]:.2f}, {num_numbers(models[wide]):,} with one"
+        )
+        print(f"head and 16 floats {recall[wide]:.2f}.")
     if numbers["window_cliff"] > 0.1:
         print(f"The window loses {numbers['window_cliff']:.2f} of recall at its edge.")
-    print(f"On names the layouts differ by {numbers['names_spread']:.3f} nats.")
-    if numbers["names_spread"] < 0.05:
-        print("Whoever compares layouts there cannot see what the small cache has lost.")
+    print(f"On names the compared layouts differ by {numbers['names_spread']:.3f} nats.")
+    if numbers["names_spread"] < 0.1 < half - quarter:
+        print("That test does not show what a small cache has lost: it has to be loaded first.")
 
 
 # The three operations of this script on Tensors. Each moves or turns columns, so its gradient moves
@@ -1348,34 +1346,6 @@ def encode(name: str) -> list[int]:
     [0, 1, 22, 1, 0]
     """
     return [0, *[ALPHABET.index(letter) for letter in name], 0]
-
-
-def pack(
-    sequences: Sequence[Sequence[int]], look_back: int = 10**9
-) -> tuple[list[int], list[int], list[tuple[int, int]], list[int]]:
-    """Lay sequences end to end, so that one matrix product serves them all.
-
-    Returns four lists, one entry per prediction: the symbol read, its place in its sequence, the
-    span (first, stop) of rows that its row may read, and the target: the symbol that comes next.
-
-    >>> pack([[0, 1, 2, 0], [0, 5, 0]])  # doctest: +NORMALIZE_WHITESPACE
-    ([0, 1, 2, 0, 5], [0, 1, 2, 0, 1],
-     [(0, 1), (0, 2), (0, 3), (3, 4), (3, 5)], [1, 2, 0, 5, 0])
-    """
-    ids: list[int] = []
-    positions: list[int] = []
-    spans: list[tuple[int, int]] = []
-    targets: list[int] = []
-    for sequence in sequences:
-        start, length = len(ids), len(sequence) - 1
-        ids += sequence[:-1]
-        targets += sequence[1:]
-        positions += range(length)
-        # A row reads its own sequence only, up to itself: its target stands one further on.
-        spans += [
-            (max(start, row + 1 - look_back), row + 1) for row in range(start, start + length)
-        ]
-    return ids, positions, spans, targets
 
 
 # === APPENDIX: DATA (common/data.py) ===
