@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from support import load_script
 from transformers import DeepseekV3Config, LlamaConfig, MistralConfig
+from transformers.masking_utils import create_sliding_window_causal_mask
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3Attention
 from transformers.models.llama.modeling_llama import LlamaAttention
 from transformers.models.mistral.modeling_mistral import MistralAttention
@@ -126,27 +127,19 @@ def test_llama_attention(layout):
 
 def test_mistral_attention_with_its_own_window_mask():
     """The mask is built by transformers from the window's size, not by us."""
-    from transformers.masking_utils import create_sliding_window_causal_mask
-
     layer = script.new_layer("window", random.Random(7))
     theirs, parts = grouped_reference(
         MistralAttention, MistralConfig, layer, sliding_window=script.WINDOW
     )
-    inputs = {"config": theirs.config, "attention_mask": None, "past_key_values": None}
-    embeds = tensor(new_rows(5))[None]
-    for key in ("input_embeds", "inputs_embeds"):  # its name differs between versions
-        try:
-            mask = create_sliding_window_causal_mask(
-                **inputs,
-                **{key: embeds},
-                cache_position=torch.arange(T),
-                position_ids=torch.arange(T)[None],
-            )
-            break
-        except TypeError:
-            continue
+    mask = create_sliding_window_causal_mask(
+        config=theirs.config,
+        inputs_embeds=tensor(new_rows(5))[None],
+        attention_mask=None,
+        cache=None,
+        position_ids=torch.arange(T)[None],
+    )
     compare(layer, theirs, parts, 4, mask)
-    assert torch.equal(mask == 0, causal_mask(script.WINDOW) == 0)
+    assert torch.equal(mask, causal_mask(script.WINDOW) == 0)
 
 
 def deepseek(layer):
