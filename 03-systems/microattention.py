@@ -3,9 +3,8 @@
 In a GPT, attention is the only place where a token reads the tokens before it. To be read later,
 each token leaves some numbers behind: a key, by which it is found, and a value, which is what it
 then hands over. While a model writes text, these numbers stay in memory, in the KV cache. Each new
-token has to read them all, and for long texts they can outgrow the model's own weights. So models
-are designed to leave less. This script trains five such layouts, and two more as controls, on the
-same task, and decodes with each from its own cache.
+token has to read them all, and for long texts they can outgrow the model's weights. So models are
+designed to leave less. This script trains five layouts, and two more as controls.
 
     MHA   multi-head attention: every query head has a key and a value head of its own
     GQA   grouped-query attention: groups of query heads share one key and one value head
@@ -34,8 +33,7 @@ bag                                 the table rows whose sum is a token's vector
 
 Left out: MLA's low-rank queries (they save memory in training, not in the cache), attention sinks,
 quantised caches, paged memory (micropaged), and states that do not grow at all (microssm). The
-tables count floats and multiply-adds. The speed of memory, which decides on a GPU, does not show
-in Python's own clock.
+tables count floats and multiply-adds: the speed of memory does not show in Python's own clock.
 
 A number marked [results: ...] is not from this run: it was recorded from a run with one thing
 changed (seed_1: the seed), and stands in results/microattention.json under that key.
@@ -556,7 +554,7 @@ def perfect_look_up(num_floats: int, rng: random.Random) -> float:
 
 # The same model on real text, trained with an MLP and RoPE. Row i reads the letters up to i. Can
 # this test see a poor layout at all? One that reads only its own letter is worse than MHA by
-# 0.124 nats [results: blind_names.names_spread], so it can. But most of what the letters before
+# 0.124 [results: blind_names.names_spread] nats, so it can. But most of what the letters before
 # are worth, MQA and MLA gain too.
 
 
