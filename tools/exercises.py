@@ -118,13 +118,16 @@ def blocks_of(diff: str) -> list[tuple[list[str], list[str]]]:
 
 
 def apply(source: str, diff: str, where: str = "the change") -> str:
-    """The script with the change made; every part must be found exactly once."""
+    """The script with the change made; every part must be found exactly once (comments behind a
+    line of code aside).
+    """
     parts = blocks_of(diff)
     if not parts or all([before == after for before, after in parts]):
         raise BadExercise(f"{where} changes nothing")
     lines = source.split("\n")
     for before, after in parts:
-        places = [i for i in range(len(lines)) if lines[i : i + len(before)] == before]
+        bare, wanted = list(map(without_comment, lines)), list(map(without_comment, before))
+        places = [i for i in range(len(bare)) if bare[i : i + len(wanted)] == wanted]
         if len(places) != 1:
             raise BadExercise(
                 f"{where}: these lines stand {len(places)} times in the script:\n"
@@ -132,6 +135,15 @@ def apply(source: str, diff: str, where: str = "the change") -> str:
             )
         lines[places[0] : places[0] + len(before)] = after
     return "\n".join(lines)
+
+
+def without_comment(line: str) -> str:
+    """The line without the comment behind its code.
+
+    >>> without_comment("A = 1  # one")
+    'A = 1'
+    """
+    return line.split("  # ")[0].rstrip() if line.split("  # ")[0].strip() else line
 
 
 def change_hash(source: str, changed: str) -> str:
