@@ -2,7 +2,7 @@
 
 To compute gradients, backward needs numbers that forward has computed: the inputs of the matrix
 products, the places where a ReLU was zero. So forward stores them, layer after layer, and this
-store is the largest part of the memory when a deep network is trained on a large batch. Activation
+store is often the largest part of the memory when a deep network is trained. Activation
 checkpointing (also called gradient checkpointing) throws most of it away. It keeps the state of
 the network at a few places only, and when backward arrives at a part that was not stored, it runs
 forward once more from the nearest state before it.
@@ -66,9 +66,9 @@ BATCH_SIZE = 8  # images per step where memory is measured
 DEPTHS = (4, 16, 64, 256)  # blocks, where memory is measured
 TABLE_DEPTH = 64  # blocks, where policies are compared
 SEGMENT_LENGTHS = (1, 2, 4, 8, 16, 32)  # tried at that depth
-BUDGET = 200  # KB for activations: how deep a network can be trained?
+BUDGET = 250  # KB for activations: how deep a network can be trained?
 SLOTS = (3, 6, 16)  # states kept by the best cuts
-DEEPEST = 64  # blocks, where the search for it ends
+DEEPEST = 127  # blocks, where the search for it ends
 MAP_DEPTH = 12  # blocks in the picture
 DROPOUT = 0.2  # share of hidden entries set to zero, in the demonstration of it only
 
@@ -106,17 +106,12 @@ class Block:
 
     def hidden(self, x: Tensor) -> Tensor:
         """The inside of the block, as wide as the state."""
-        return relu(linear(rms_norm(x), self.weight(0)))
+        return relu(linear(rms_norm(x), tracked(self.weights[0])))
 
     def forward(self, x: Tensor) -> Tensor:
         """One block further."""
         self.num_forwards += 1
-        return x + linear(self.hidden(x), self.weight(1))
-
-    def weight(self, index: int) -> Tensor:
-        """w_in or w_out; inside no_grad() as a constant, so that the result keeps no graph."""
-        weight = self.weights[index]
-        return weight if GradMode.enabled else Tensor(weight.data, requires_grad=False)
+        return x + linear(self.hidden(x), tracked(self.weights[1]))
 
 
 class GradMode:
@@ -133,6 +128,11 @@ def no_grad() -> Iterator[None]:
         yield
     finally:
         GradMode.enabled = before
+
+
+def tracked(weight: Tensor) -> Tensor:
+    """The weight; inside no_grad() the same numbers as a constant, from which no graph grows."""
+    return weight if GradMode.enabled else Tensor(weight.data, requires_grad=False)
 
 
 # === CHECKPOINT: FORGET, AND COMPUTE AGAIN ===
@@ -155,7 +155,7 @@ def checkpoint(
     """function(x, blocks), whose inside is not stored but computed again in backward: x [B][16] ->
     [B][16]. rng: the random numbers that blocks draw from, if they do.
     """
-    state = rng.getstate() if rng else None
+    rng_state = rng.getstate() if rng else None
     with no_grad():
         out = function(Tensor(x.data, requires_grad=False), blocks).data
     if not GradMode.enabled:  # inside another checkpoint, whose forward is being forgotten
@@ -168,7 +168,7 @@ def checkpoint(
         leaf = Tensor(source.data)  # x again, but cut off from what came before
         if rng:  # the forward of now must draw what the forward of then drew
             later = rng.getstate()
-            rng.setstate(state)
+            rng.setstate(rng_state)
         out_again = function(leaf, blocks)
         if rng:
             rng.setstate(later)
@@ -180,8 +180,8 @@ def checkpoint(
 
 # === POLICIES: WHAT TO KEEP ===
 
-# Memory is counted in states. One state costs 1, the graph of one block costs g; here g is about
-# 5. To store all L blocks costs g L.
+# Memory is counted in states. One state costs 1, the graph of one block costs g; here g is
+# between 4 and 5. To store all L blocks costs g L.
 #
 # Segments. Cut the L blocks into segments of k and checkpoint each. Then L/k inputs are kept, and
 # backward holds the graph of one segment at a time:
@@ -195,7 +195,10 @@ def checkpoint(
 #     k = 8    8 +  40 =  48      k = sqrt(L), the textbook's choice, is right for g = 1
 #
 # For any g the best k grows like sqrt(L), and so does the memory: 2 sqrt(g L) at the optimum. The
-# price is one extra forward for each block, whatever k is. Backward takes about twice the
+# price is one extra forward for each block, whatever k is. In a transformer g is so large (17 and
+# more, see above) that for 32 blocks sqrt(L/g) is 1.4: so in practice every block is checkpointed.
+#
+# What does the extra forward cost? Backward takes about twice the
 # arithmetic of forward (a gradient for x and one for the weight), so one step of 1 + 2 parts
 # becomes one of 1 + 1 + 2: a third more, and not twice as much, as one sometimes reads.
 
@@ -244,10 +247,15 @@ def bisect(x: Tensor, blocks: Sequence) -> Tensor:
 #
 #     t(l, s) = min over k of  k + t(l - k, s - 1) + t(k, s)       t(1, s) = 0
 #
-# The minimum has a closed form (Griewank & Walther, 2000): t = r l - C(s + r, s + 1), where r is the
-# smallest number with C(s + r, s) >= l. That is, s slots and r forwards for each block reach a
-# depth of C(s + r, s), a binomial number. Six slots, as bisect has for 64 blocks: C(8, 6) = 28 is
-# too small, C(9, 6) = 84 is enough, so r = 3 and t = 3 * 64 - C(9, 7) = 156, against bisect's 192.
+# The minimum has a closed form (Griewank & Walther, 2000): t = r l - C(s + r, s + 1), where r is
+# the smallest number with C(s + r, s) >= l. With s slots and at most r extra forwards of each block
+# one reaches a depth of C(s + r, s), a binomial coefficient. For 64 blocks and six slots, which is
+# what bisect uses: C(8, 6) = 28 is too small, C(9, 6) = 84 is enough, so r = 3, and
+# t = 3 * 64 - C(9, 7) = 156, against bisect's 192.
+#
+# Fewer slots need not mean less memory here. A recomputation inside a recomputation is a backward
+# inside a backward, and each of these calls holds a few states of its own, which slots do not
+# count. With three slots the calls nest up to six deep, and the run measures a higher peak.
 
 
 @cache
@@ -307,8 +315,8 @@ class Network:
 
     def forward(self, images: list[list[float]], policy: Callable) -> Tensor:
         """Images [B][64] -> logits [B][10]. The policy decides what is stored."""
-        x = linear(Tensor(images, requires_grad=False), self.stem)
-        return linear(rms_norm(policy(x, self.blocks)), self.head)
+        x = linear(Tensor(images, requires_grad=False), tracked(self.stem))
+        return linear(rms_norm(policy(x, self.blocks)), tracked(self.head))
 
 
 def measure(depth: int, policy: Callable, batch: tuple) -> tuple[float, int, list]:
@@ -319,7 +327,7 @@ def measure(depth: int, policy: Callable, batch: tuple) -> tuple[float, int, lis
     # collector is off: the graph has no reference cycles, and is freed without it.
     gc.collect()
     gc.disable()
-    tracemalloc.start()  # it makes Python about three times slower
+    tracemalloc.start()  # it slows Python down: never leave it on while training
     network = Network(depth, random.Random(SEED))
     for p in network.parameters():
         # Each zero is an object of its own. [0.0] * n would hold one object n times: less memory
@@ -333,6 +341,16 @@ def measure(depth: int, policy: Callable, batch: tuple) -> tuple[float, int, lis
     gc.enable()
     num_forwards = sum([block.num_forwards for block in network.blocks])
     return (peak - level) / 1024, num_forwards, [p.grad for p in network.parameters()]
+
+
+def gradient_pairs(growth: dict[str, list]) -> list[tuple]:
+    """Every gradient of every policy, beside the one that "store all" gave at the same depth."""
+    pairs = []
+    for name, rows in growth.items():
+        if name != "store all":
+            for (_, _, gradients), (_, _, reference) in zip(rows, growth["store all"]):
+                pairs += zip(gradients, reference)
+    return pairs
 
 
 def exponent(depths: Sequence[int], peaks: Sequence[float]) -> float:
@@ -455,15 +473,12 @@ def main() -> dict[str, object]:
     accuracy = sum(map(eq, answers, labels[NUM_TRAIN:])) / len(answers)
     report_digits(images[NUM_TRAIN:], labels[NUM_TRAIN:], answers, accuracy)
 
-    reference = growth["store all"]
-    gradients = [pair for row in growth.values() for pair in zip(row, reference)]
-    pairs = [(a, b) for (_, _, got), (_, _, want) in gradients for a, b in zip(got, want)]
-    pairs += [*zip(same_mask, stored), *zip(losses, plain_losses)]
+    pairs = gradient_pairs(growth) + [*zip(same_mask, stored), *zip(losses, plain_losses)]
     pairs += [(p.data, q.data) for p, q in zip(network.parameters(), plain.parameters())]
     peak, num_forwards, _ = growth["sqrt(L)"][at]
     headline = {
         "different": sum(a != b for a, b in pairs),
-        "saving": reference[at][0] / peak,
+        "saving": growth["store all"][at][0] / peak,
         "sqrt_exponent": exponents["sqrt(L)"],
         "bisect_exponent": exponents["bisect"],
         "extra": (num_forwards - TABLE_DEPTH) / TABLE_DEPTH,
@@ -544,12 +559,9 @@ def film_of(policy: Callable, depth: int, batch: tuple) -> list[str]:
 def report_pictures(batch: tuple) -> None:
     """Which activations are alive, from the first forward to the last backward."""
     films = {name: film_of(policy, MAP_DEPTH, batch) for name, policy in GROWTH_POLICIES.items()}
-    print(
-        f"One step of {MAP_DEPTH} blocks. Down: blocks, from the input to the loss. To the right:"
-    )
-    print("one column for each forward or backward of a block. # its graph is in memory,")
-    print("o only its output is.")
-    for left, right in (("store all", "sqrt(L)"), ("every block", "bisect")):
+    print(f"What is in memory during one step of {MAP_DEPTH} blocks? One line for each block, one")
+    print("column for each forward or backward of a block. # its graph, o only its output")
+    for left, right in (("store all", "bisect"), ("every block", "sqrt(L)")):
         width = max(len(films[left][0]), len(left)) + 4
         print(f"\n{left:<{width}}{right}")
         for row in zip(films[left], films[right]):
@@ -581,11 +593,13 @@ def report_segments(growth: dict[str, list], batch: tuple) -> None:
     state = (every[j][0] - every[j - 1][0]) / step
     rest = every[j][0] - TABLE_DEPTH * state - graph
     best = (TABLE_DEPTH * state / graph) ** 0.5
-    print("\nOne block more takes")
     print(
-        f"  {graph:.1f} KB if its graph is stored, {state:.1f} KB if its input is: g = {graph / state:.1f}"
+        f"\nOne more block takes {graph:.1f} KB if its graph is stored, and {state:.1f} KB if its"
     )
-    print(f"  so the best segment length for {TABLE_DEPTH} blocks is sqrt(L/g) = {best:.1f}")
+    print(
+        f"input is: g = {graph / state:.1f}. The best segment length for {TABLE_DEPTH} blocks is then"
+    )
+    print(f"sqrt(L/g) = {best:.1f}.")
     print("segment length " + "".join([f"{k:8d}" for k in SEGMENT_LENGTHS]))
     peaks = [measure(TABLE_DEPTH, partial(segments, length=k), batch)[0] for k in SEGMENT_LENGTHS]
     print("KB, measured   " + "".join([f"{peak:8,.0f}" for peak in peaks]))
@@ -628,10 +642,9 @@ def report_dropout(stored: list, same_mask: list, new_mask: list) -> None:
     def flat(gradients: list) -> list[float]:
         return [value for matrix in gradients for row in matrix for value in row]
 
-    print(
-        "\nWith dropout: distance of the gradient from the one without checkpoints, in its lengths"
-    )
-    for name, gradients in (("mask drawn again", same_mask), ("another mask", new_mask)):
+    print("\nWith dropout: how far the gradient is from the one without checkpoints,")
+    print("divided by its length")
+    for name, gradients in (("the same mask", same_mask), ("another mask", new_mask)):
         distance = math.dist(flat(gradients), flat(stored)) / math.hypot(*flat(stored))
         print(f"  recomputed with {name:<18}{distance:.3f}")
 
@@ -647,9 +660,9 @@ def report_time(seconds: Sequence[float]) -> None:
 def report_digits(images: list, labels: list, answers: list, accuracy: float) -> None:
     """The accuracy, three digits that were held out, and one that was misread."""
     print(
-        f"\nThe network trained with checkpoints reads {accuracy:.1%} of {len(labels)} digits by other"
+        f"\nTrained with checkpoints, the network reads {accuracy:.1%} of {len(labels)} digits by"
     )
-    print("writers correctly (guessing: 10%). Three of them, and the first that it misread:")
+    print("other writers correctly (guessing: 10%). Three of them, and one that it misread:")
     wrong = [i for i, answer in enumerate(answers) if answer != labels[i]][:1]
     shown = [i for i in range(len(labels)) if i not in wrong][:3] + wrong
     pictures = [shade([images[i][row : row + 8] for row in range(0, 64, 8)]) for i in shown]
@@ -661,22 +674,17 @@ def report_digits(images: list, labels: list, answers: list, accuracy: float) ->
 
 def report_conclusion(numbers: dict[str, float], count: int, exponents: dict[str, float]) -> None:
     """Say in words what the run has shown."""
-    print(
-        f"\nOf {count:,} gradients, losses and trained weight matrices, {numbers['different']} differ",
-        end="",
-    )
-    print(" in any bit." if numbers["different"] else ", not even in the last bit.")
-    print(
-        f"At {TABLE_DEPTH} blocks, segments of sqrt(L) take {numbers['saving']:.1f} times less memory for "
-        f"{numbers['extra']:.0f} extra\nforward of each block."
-    )
+    different = numbers["different"]
+    print(f"\nCompared with storing all, of {count:,} gradients, losses and trained matrices")
+    print(f"{different:,} differ." if different else "none differs, not even in the last bit.")
+    saving, extra = numbers["saving"], numbers["extra"]
+    print(f"At {TABLE_DEPTH} blocks, segments of sqrt(L) take {saving:.1f} times less memory,")
+    print(f"for {extra:.2f} extra forwards of each block.")
     growth = [4.0**power for power in exponents.values()]
-    print(
-        f"Four times the depth multiplies the peak by {growth[0]:.1f} if all is stored, by {growth[2]:.1f} with\n"
-        f"segments of sqrt(L), and by {growth[3]:.1f} with bisect."
-    )
+    print(f"Four times the depth takes {growth[0]:.1f} times the memory if all is stored,")
+    print(f"{growth[2]:.1f} times with segments of sqrt(L), {growth[3]:.1f} times with bisect.")
     if growth[1] > growth[2]:
-        print(f"A checkpoint at every block is no way out: {growth[1]:.1f}.")
+        print(f"A checkpoint at every block saves less in deep networks: {growth[1]:.1f} times.")
 
 
 # === APPENDIX: ENGINE (common/engine.py; microautograd.py derives it) ===
