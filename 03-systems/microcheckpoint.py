@@ -64,7 +64,7 @@ SEED = 42
 WIDTH = 16  # columns of the state, and of the hidden layer of a block
 BATCH_SIZE = 8  # images per step where memory is measured
 DEPTHS = (4, 16, 64, 256)  # blocks, where memory is measured
-TABLE_DEPTH = 64  # blocks, where policies are compared
+TABLE_DEPTH = 64  # blocks, where policies are compared: one of DEPTHS, not the first
 SEGMENT_LENGTHS = (1, 2, 4, 8, 16, 32)  # tried at that depth
 BUDGET = 250  # KB for activations: how deep a network can be trained?
 SLOTS = (3, 6, 16)  # states kept by the best cuts
@@ -283,6 +283,16 @@ def revolve(x: Tensor, blocks: Sequence, slots: int) -> Tensor:
     return revolve(x, blocks[cut:], slots - 1)
 
 
+# What the run compares.
+GROWTH_POLICIES = {
+    "store all": store_all,
+    "every block": partial(segments, length=1),
+    "sqrt(L)": segments,
+    "bisect": bisect,
+}
+BUDGET_POLICIES = {name: GROWTH_POLICIES[name] for name in ("store all", "every block", "sqrt(L)")}
+TRAIN_POLICIES = {"all activations stored": store_all, "segments of sqrt(L)": segments}
+
 # === MEASURING ONE STEP ===
 
 # Peaks are measured, not computed: tracemalloc, from the standard library, follows every
@@ -450,7 +460,6 @@ def main() -> dict[str, object]:
         for name, policy in GROWTH_POLICIES.items()
     }
     exponents = report_growth(growth)
-    at = DEPTHS.index(TABLE_DEPTH)
     report_segments(growth, batch)
     report_limit(growth, batch)
     depths = {name: deepest(policy, batch) for name, policy in BUDGET_POLICIES.items()}
@@ -469,12 +478,13 @@ def main() -> dict[str, object]:
         seconds.append(time.process_time() - start)
     (plain, plain_losses), (network, losses) = trained
     report_time(seconds)
-    answers = classify(network, images[NUM_TRAIN:])
-    accuracy = sum(map(eq, answers, labels[NUM_TRAIN:])) / len(answers)
-    report_digits(images[NUM_TRAIN:], labels[NUM_TRAIN:], answers, accuracy)
+    answers, truth = classify(network, images[NUM_TRAIN:]), labels[NUM_TRAIN:]
+    accuracy = sum(map(eq, answers, truth)) / len(truth)
+    report_digits(images[NUM_TRAIN:], truth, answers, accuracy)
 
     pairs = gradient_pairs(growth) + [*zip(same_mask, stored), *zip(losses, plain_losses)]
     pairs += [(p.data, q.data) for p, q in zip(network.parameters(), plain.parameters())]
+    at = DEPTHS.index(TABLE_DEPTH)
     peak, num_forwards, _ = growth["sqrt(L)"][at]
     headline = {
         "different": sum(a != b for a, b in pairs),
@@ -485,20 +495,11 @@ def main() -> dict[str, object]:
         "accuracy": accuracy,
     }
     report_conclusion(headline, len(pairs), exponents)
-    return {**headline, "details": {"growth": growth, "depths": depths}}
+    peaks = {name: [peak for peak, _, _ in rows] for name, rows in growth.items()}
+    return {**headline, "details": {"peaks": peaks, "depths": depths}}
 
 
 # === APPENDIX: REPORT AND HELPERS ===
-
-# Names for the tables.
-GROWTH_POLICIES = {
-    "store all": store_all,
-    "every block": lambda x, blocks: segments(x, blocks, 1),
-    "sqrt(L)": segments,
-    "bisect": bisect,
-}
-BUDGET_POLICIES = {name: GROWTH_POLICIES[name] for name in ("store all", "every block", "sqrt(L)")}
-TRAIN_POLICIES = {"all activations stored": store_all, "segments of sqrt(L)": segments}
 
 
 class Rows(list):
@@ -597,7 +598,7 @@ def report_segments(growth: dict[str, list], batch: tuple) -> None:
         f"\nOne more block takes {graph:.1f} KB if its graph is stored, and {state:.1f} KB if its"
     )
     print(
-        f"input is: g = {graph / state:.1f}. The best segment length for {TABLE_DEPTH} blocks is then"
+        f"input is: g = {graph / state:.1f}. So the best segment length for {TABLE_DEPTH} blocks is"
     )
     print(f"sqrt(L/g) = {best:.1f}.")
     print("segment length " + "".join([f"{k:8d}" for k in SEGMENT_LENGTHS]))
