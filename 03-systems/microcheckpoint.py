@@ -409,13 +409,13 @@ class DropoutBlock(Block):
 
 
 def dropout_gradients(policy: Callable, batch: tuple) -> list:
-    """One step of a small network with dropout -> the gradients of its matrices."""
+    """One step of a small network with dropout -> the gradients of its blocks' weights."""
     images, labels = batch
     network = Network(4, random.Random(SEED))
     rng = random.Random(SEED)
     network.blocks = [DropoutBlock(block.weights, rng) for block in network.blocks]
     cross_entropy(network.forward(images, policy), labels).backward()
-    return [p.grad for p in network.parameters()]
+    return [weight.grad for block in network.blocks for weight in block.weights]
 
 
 # === TRAINING AND USING THE NETWORK ===

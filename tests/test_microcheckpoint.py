@@ -42,32 +42,6 @@ def drop_the_input_gradient(function, x, blocks, rng=None):
     return function(type(x)(x.data), blocks)
 
 
-VARIANTS = {
-    "keep_the_graph": {"checkpoint": keep_the_graph},
-    "no_input_gradient": {"checkpoint": drop_the_input_gradient},
-    "few_steps": {"NUM_STEPS": 30},
-}
-
-TWINS = {
-    "keep_the_graph": "saving >= 4",
-    "no_input_gradient": "different == 0",
-    "few_steps": "accuracy >= 0.82",
-}
-
-SMALL = {
-    "BATCH_SIZE": 4,
-    "DEPTHS": (4, 16, 64),
-    "TABLE_DEPTH": 16,
-    "SEGMENT_LENGTHS": (8,),
-    "SLOTS": (2,),
-    "DEEPEST": 1,
-    "MAP_DEPTH": 2,
-    "TRAIN_DEPTH": 2,
-    "NUM_STEPS": 2,
-    "TRAIN_BATCH": 2,
-}
-
-
 def own(name, **options):
     """A policy of the script that is being run, found when it is called: each loaded script has
     its own no_grad().
@@ -90,17 +64,41 @@ def growth_with(**changed):
     return {"GROWTH_POLICIES": {**policies, **changed}}
 
 
-def test_segments_of_a_fixed_length_are_noticed():
-    broken = growth_with(**{"sqrt(L)": own("segments", length=2)})
-    twin("microcheckpoint", BARS[2], broken, SMALL)
+VARIANTS = {
+    "keep_the_graph": {"checkpoint": keep_the_graph},
+    "no_input_gradient": {"checkpoint": drop_the_input_gradient},
+    "every_block": growth_with(**{"sqrt(L)": own("segments", length=1)}),
+    "few_steps": {"NUM_STEPS": 30},
+}
+
+TWINS = {
+    "keep_the_graph": "extra == 1",
+    "no_input_gradient": "different == 0",
+    "every_block": "0.3 <= sqrt_exponent <= 0.6",
+    "few_steps": "accuracy >= 0.82",
+}
+
+SMALL = {
+    "BATCH_SIZE": 4,
+    "DEPTHS": (4, 16, 64),
+    "TABLE_DEPTH": 16,
+    "SEGMENT_LENGTHS": (8,),
+    "SLOTS": (2,),
+    "DEEPEST": 1,
+    "MAP_DEPTH": 2,
+    "TRAIN_DEPTH": 2,
+    "NUM_STEPS": 2,
+    "TRAIN_BATCH": 2,
+}
 
 
-def test_a_checkpoint_at_every_block_is_noticed():
+def test_a_checkpoint_at_every_block_saves_less():
+    broken = growth_with(**{"sqrt(L)": own("segments", length=1)})
+    twin("microcheckpoint", BARS[1], broken, {**SMALL, "TABLE_DEPTH": 64})
+
+
+def test_a_checkpoint_at_every_block_grows_faster():
     twin("microcheckpoint", BARS[3], growth_with(bisect=own("segments", length=1)), SMALL)
-
-
-def test_a_checkpoint_that_keeps_its_graph_has_no_price():
-    twin("microcheckpoint", BARS[4], {"checkpoint": keep_the_graph}, SMALL)
 
 
 # === GRADIENTS ===
