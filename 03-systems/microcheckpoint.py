@@ -23,8 +23,8 @@ slots            s, c, snapshots   states that may be kept at the same time     
 extra forwards   t(l, s)           block forwards beyond the L of an ordinary step      a number
 
 Left out: selective checkpointing (recompute only what is large and cheap, such as the weights of
-attention; Korthikanti et al., and FlashAttention does it inside its kernel); moving activations to
-the CPU's memory instead of throwing them away; choosing what to keep in a network that is not a
+attention; Korthikanti et al., and FlashAttention does it inside its kernel); moving activations
+from the GPU to the CPU's memory instead of throwing them away (offloading); choosing what to keep in a network that is not a
 chain (Jain et al. solve it as an integer program).
 
 A number marked [results: ...] is not from this run: it was recorded from a run with one thing
@@ -92,13 +92,16 @@ WARM_UP_STEPS = 10  # Adam's means know few batches at first: the rate starts lo
 #     out    = x + update         stored: the next block's input
 #
 # The gradients need only three of these five matrices. Our engine holds the other two as well,
-# since each node holds its data. PyTorch does not, but a transformer's block has so many parts
-# that it stores some 17 states' worth and more (Korthikanti et al., section 4.1: 34 bytes per
-# entry of the state, which itself takes 2, and the weights of attention on top).
+# since each node holds its data. PyTorch does not, but a transformer's block has more parts: it
+# stores at least 17 times the size of a state (Korthikanti et al., section 4.1: in half precision
+# 34 bytes for each entry of the state, which itself takes 2, and the weights of attention on top).
 
 
 class Block:
-    """x + w_out relu(w_in rms_norm(x)): [B][16] -> [B][16]."""
+    """x + w_out relu(w_in rms_norm(x)): [B][16] -> [B][16].
+
+    tracked(weight) is the weight itself, except inside no_grad(): see below.
+    """
 
     def __init__(self, weights: Sequence[Tensor]) -> None:
         self.weights = weights  # w_in, w_out
@@ -137,16 +140,19 @@ def tracked(weight: Tensor) -> Tensor:
 
 # === CHECKPOINT: FORGET, AND COMPUTE AGAIN ===
 
-# One function does it all. To the graph outside, checkpoint(function, x, blocks) is a single node
-# with one parent, x. What happens inside `function` is run without a graph and forgotten. When
-# the node's gradient arrives, `function` runs again from x, now with a graph, and an inner
-# backward() carries the gradient through it. Weights are leaves of that inner graph: it adds to
-# their .grad, as the outer backward() would have done, in the same order. So sums round in the
-# same way, even if two blocks share a weight.
+# One function does it all. In the outer graph, checkpoint(function, x, blocks) is a single node
+# with one parent, x. Its forward runs `function` without a graph, so that nothing of its inside
+# stays in memory. When the node's gradient arrives, `function` runs again from x, now with a graph,
+# and an inner backward() carries the gradient through it. Weights are leaves of that inner graph:
+# it adds to their .grad what the outer backward() would have added, in the same order. So sums
+# round in the same way, even if two blocks share a weight.
+#
+# The inner backward() starts from d_out, not from a loss, and what it leaves at x is handed on. If
+# it were not, everything before the checkpoint would learn nothing, silently.
 #
 # PyTorch: torch.utils.checkpoint.checkpoint(function, x, use_reentrant=False). The older reentrant
-# form works as ours does, with a backward inside the backward; the new one intercepts what autograd
-# would store (saved-tensor hooks). JAX: jax.checkpoint, also called jax.remat.
+# form works as ours does, with a backward inside the backward; the newer one intercepts what
+# autograd would store (saved-tensor hooks). JAX: jax.checkpoint, also called jax.remat.
 
 
 def checkpoint(
@@ -195,11 +201,12 @@ def checkpoint(
 #     k = 8    8 +  40 =  48      k = sqrt(L), the textbook's choice, is right for g = 1
 #
 # For any g the best k grows like sqrt(L), and so does the memory: 2 sqrt(g L) at the optimum. The
-# price is one extra forward for each block, whatever k is. In a transformer g is so large (17 and
-# more, see above) that for 32 blocks sqrt(L/g) is 1.4: so in practice every block is checkpointed.
+# price is one extra forward for each block, whatever k is. A transformer's block has a g of 17 and
+# more (see above), and for 32 blocks sqrt(L/g) is then 1.4: a checkpoint at every block, which is
+# what one usually sees there, is close to the best.
 #
-# What does the extra forward cost? Backward takes about twice the
-# arithmetic of forward (a gradient for x and one for the weight), so one step of 1 + 2 parts
+# What does the extra forward cost? Backward takes about twice the arithmetic of forward (each
+# product of matrices has a gradient for its input and one for its weight). So a step of 1 + 2 parts
 # becomes one of 1 + 1 + 2: a third more, and not twice as much, as one sometimes reads.
 
 
