@@ -24,8 +24,8 @@ extra forwards   t(l, s)           block forwards beyond the L of an ordinary st
 
 Left out: selective checkpointing (recompute only what is large and cheap, such as the weights of
 attention; Korthikanti et al., and FlashAttention does it inside its kernel); moving activations
-from the GPU to the CPU's memory instead of throwing them away (offloading); choosing what to keep in a network that is not a
-chain (Jain et al. solve it as an integer program).
+from the GPU to the CPU's memory instead of throwing them away (offloading); choosing what to keep
+in a network that is not a chain (Jain et al. solve it as an integer program).
 
 A number marked [results: ...] is not from this run: it was recorded from a run with one thing
 changed, and stands in results/microcheckpoint.json under that key.
