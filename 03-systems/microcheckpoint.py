@@ -72,7 +72,7 @@ DEEPEST = 127  # blocks, where the search for it ends
 MAP_DEPTH = 12  # blocks in the picture
 DROPOUT = 0.2  # share of hidden entries set to zero, in the demonstration of it only
 
-NUM_TRAIN = 1437  # images to learn from; the last 360, mostly by other writers, are held out
+NUM_TRAIN = 1437  # images to learn from; the rest, mostly by other writers, is held out
 TRAIN_DEPTH = 12  # blocks of the network that is trained
 TRAIN_BATCH = 16  # images per step of training
 NUM_STEPS = 200
@@ -670,11 +670,8 @@ def report_time(seconds: Sequence[float]) -> None:
 
 def report_digits(images: list, labels: list, answers: list, accuracy: float) -> None:
     """The accuracy, three digits that were held out, and one that was misread."""
-    count = len(labels)
-    print(
-        f"\nTrained with checkpoints, the network reads {accuracy:.1%} of {count} held-out digits"
-    )
-    print("correctly (guessing: 10%). Three of them, and one that it misread:")
+    print(f"\nTrained with checkpoints, the network reads {accuracy:.1%} of {len(labels)} digits")
+    print("that were held out (guessing: 10%). Three of them, and one that it misread:")
     wrong = [i for i, answer in enumerate(answers) if answer != labels[i]][:1]
     shown = [i for i in range(len(labels)) if i not in wrong][:3] + wrong
     pictures = [shade([images[i][row : row + 8] for row in range(0, 64, 8)]) for i in shown]
