@@ -148,7 +148,8 @@ def tracked(weight: Tensor) -> Tensor:
 # round in the same way, even if two blocks share a weight.
 #
 # The inner backward() starts from d_out, not from a loss, and what it leaves at x is handed on. If
-# it were not, everything before the checkpoint would learn nothing, silently.
+# that is forgotten, nothing crashes, but only the last segment and the head learn: the network
+# that is trained below then reads 77.5% [results: no_input_gradient.accuracy] of the digits.
 #
 # PyTorch: torch.utils.checkpoint.checkpoint(function, x, use_reentrant=False). The older reentrant
 # form works as ours does, with a backward inside the backward; the newer one intercepts what
