@@ -25,7 +25,7 @@ BARS = (
     "bisect_exponent <= 0.25",
     # The price: one forward more for each block, to the letter.
     "extra == 1",
-    # Smallest seen over four seeds: see the record. Guessing gives 0.1.
+    # Smallest seen over four seeds: 0.867. Guessing gives 0.1, a lost input gradient 0.775.
     "accuracy >= 0.82",
 )
 
