@@ -31,6 +31,7 @@ the script and to the change. Standard library only.
 from __future__ import annotations
 
 import argparse
+import ast
 import hashlib
 import json
 import os
@@ -220,13 +221,19 @@ CONSTANT = re.compile(r"^([A-Z][A-Z0-9_]*) = (.+)$", re.MULTILINE)
 
 def constants_out(source: str) -> str:
     """The script without the values of its one-line constants."""
-    return CONSTANT.sub(r"\1 = 0", source)
+
+    def without_value(found: re.Match) -> str:
+        try:
+            ast.parse(found[0])
+        except SyntaxError:  # the first line of several
+            return found[0]
+        return f"{found[1]} = 0"
+
+    return CONSTANT.sub(without_value, source)
 
 
 def namespace_of(source: str) -> dict:
     """The one-line constants of a script that are plain literals."""
-    import ast
-
     result = {}
     for node in ast.parse(source).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
