@@ -7,15 +7,16 @@ they are computed from the symbol: one symbol may pass without a trace, another 
 third may erase everything before it. This is called selection, and this run tests what it is for.
 
 The task is a counter: symbols arrive, "tick" adds one, "reset" sets the count to zero, most
-symbols mean nothing. Three networks of one layer learn it: a selective state space layer, the
-same layer with selection taken away, and attention. All train on sequences of 32 symbols and are
-tested on sequences of up to 256. Look at three things: which of them can still count at 256; what
-share of its state the trained layer keeps at each symbol; and then the price, in a second task
-where every fact that was read must be recalled exactly. There attention wins, and a stack of one
-layer of each does both.
+symbols mean nothing. Three networks of one layer are trained on it: a selective state space layer,
+the same layer with selection taken away, and attention. All train on sequences of 32 symbols and
+are tested on sequences of up to 256. Look at three things: which of them can still count at 256;
+what share of its state the trained layer keeps at each symbol; and then the price, in a second task
+where every fact that was read must be recalled exactly. There attention wins. A hybrid, one
+selective layer and then one of attention, recalls nearly as well; that it can also count was
+recorded in a run of its own.
 
 Then the trained layer is used in two ways: symbol by symbol with a state of constant size, and all
-symbols at once with a parallel scan, which gives the same numbers in log2(T) rounds.
+symbols at once with a parallel scan, which gives the same states (to rounding) in log2(T) rounds.
 
 In the code    In the papers   Meaning                                                  Shape
 u              x_t             what the layer may write, one row per symbol             [T][D]
@@ -24,16 +25,20 @@ A              A               decay rates, always negative                     
 B, C           B_t, C_t        where to write in the state, and where to read           [T][N]
 h              h_t             the state: N numbers for each of D channels              [N][D]
 kept           exp(Delta A)    share of the state that survives a symbol, 0 to 1        [N][D]
-firsts         -               for each row: the row at which its sequence begins       T
+firsts         -               for each row: the row at which its sequence begins       [T]
 
-Mamba writes A and h as [D][N], and x for our u; we call x what enters the layer, as in a GPT.
+T is the number of rows, one per symbol; E below is the number of entries in a row between layers.
+
+Mamba writes A and h as [D][N], and x for our u; we call x what enters the layer, as in microgpt.
 
 What is left out: what else is in Mamba's block (a short convolution and a SiLU before the scan, a
 SiLU gate after it, a term D x_t past it, twice as many channels as E); the MLP behind attention;
 many blocks; A as one number per head, and the matrix form built on it (Mamba-2); language.
 
-A number marked [results: ...] is not from this run: it was recorded from a run with one thing
-changed, and stands in results/microssm.json under that key.
+A number marked [results: ...] was recorded, most of them in a run with one thing changed and one
+seed (seed_42 is the run as it stands). It is in results/microssm.json under that key.
+
+Read first: micrornn, microgpt.
 
 Papers: Gu, Goel & Re, "Efficiently Modeling Long Sequences with Structured State Spaces", 2021,
 arXiv:2111.00396 (S4). Gu & Dao, "Mamba: Linear-Time Sequence Modeling with Selective State
@@ -64,7 +69,7 @@ SYMBOLS = ".+R"  # idle, tick, reset
 FREQUENCIES = (0.74, 0.20, 0.06)
 HIGHEST = 4  # the count stops here: five classes, 0 to 4
 LENGTH = 32  # symbols in a training sequence
-TEST_SYMBOLS = 2560  # symbols for each test length
+TEST_SYMBOLS = 2560  # for each test length, cut into whole sequences
 TEST_LENGTHS = (LENGTH, 3 * LENGTH, 8 * LENGTH)
 
 # Recall: facts "key = value", then questions.
@@ -82,7 +87,7 @@ STATES = 4  # N: numbers of the state for each channel
 # back. Facts have no order, so recall needs no bias for distance; one head is enough there.
 ALIBI_SLOPES = (0.5, 0.125)
 NO_BIAS = (0.0,)
-NUM_LAYERS = 1  # layers of each network, but the hybrid: it has one of each kind
+NUM_LAYERS = 1  # layers of each network, except the hybrid: it has one of each kind
 BATCH_SIZE = 4  # sequences per step
 COUNTER_STEPS = 200
 RECALL_STEPS = 200
@@ -142,20 +147,20 @@ def counter_batch(count: int, length: int, rng: random.Random) -> Batch:
 
 # === THE SELECTIVE STATE SPACE LAYER ===
 
-# A state space model is a differential equation, h' = A h + B u, with the output y = C h. A is
-# diagonal with negative entries, so every number of the state fades by itself, at its own rate.
+# A state space model begins as a differential equation, h' = A h + B u, with the output y = C h.
+# Here, as in Mamba, A is diagonal and negative: every number of the state fades at its own rate.
 # To feed it symbols it is solved for a stretch of time delta during which u stays as it is:
 #
 #     h_t = exp(delta A) h_(t-1) + delta B u_t          y_t = C h_t
 #
 # The decay is exact (zero-order hold), so it lies between 0 and 1 for any delta > 0. The simpler
-# Euler step, 1 + delta A, would be -2 for delta A = -3, and a state would swing and grow. For the
-# part that is written Mamba does take the Euler form, delta B u: its size matters less.
+# Euler step, 1 + delta A, would be -2 for delta A = -3, and a state would swing and grow. What is
+# written does take the Euler form, delta B u, as in Mamba's code: no power of it is ever taken.
 #
 # Now delta is the gate. As delta goes to 0 nothing is written and all is kept: the symbol is
-# ignored. For a large delta exp(delta A) is 0: the old state is erased, and what is written takes
-# its place. (With A = -1 and delta = softplus(z) the share kept is 1 - sigmoid(z), the gate of a
-# GRU: theorem 1 of the Mamba paper.) In a time-invariant model (LTI) delta, B and C are learned
+# ignored. For a large delta exp(delta A) is almost 0: the old state is erased and the new part
+# takes its place. (With A = -1 and delta = softplus(z) the share kept is 1 - sigmoid(z), as in a
+# gated RNN: theorem 1 of Mamba.) In a linear time-invariant model (LTI) delta, B and C are learned
 # constants; in a selective one they are computed from u at every symbol. That is all.
 #
 # The counter needs one channel with one number, and can be set by hand, with A = -1. (The trained
@@ -163,7 +168,7 @@ def counter_batch(count: int, length: int, rng: random.Random) -> Batch:
 #
 #     symbol   delta     u       exp(-delta)   the state
 #     idle     0         0       1             stays
-#     tick     0.001     1000    0.999         gains delta u = 1 (and loses 0.1%)
+#     tick     0.001     1000    0.999         loses 0.1%, then gains delta u = 1
 #     reset    50        0       2e-22         is erased
 
 
@@ -199,7 +204,7 @@ def scan_step(
 
 # selective_scan is scan_step for all rows, as one operation with a gradient, which the first
 # appendix derives. embedding_bag adds up rows of a table, linear(x, w) is x times w transposed,
-# rms_norm gives each row a root mean square of 1, elementwise applies a function to every entry.
+# rms_norm gives rows a root mean square of 1, elementwise takes a function and then its slope.
 
 
 class StateSpaceLayer:
@@ -217,11 +222,11 @@ class StateSpaceLayer:
         # how important a symbol is, and each channel how it takes that.
         self.w_importance = random_matrix(1, CHANNELS, rng)
         self.w_delta = random_matrix(CHANNELS, 1, rng)
-        # At first delta is about 0.001 to 0.1, a different size in each channel: most of the state
-        # survives many symbols, and gradients reach far back. softplus is inverted to get there.
+        # At first the bias alone makes delta 0.001 to 0.1, by channel: much of the state survives
+        # many symbols, and gradients reach far back. softplus is inverted to get there.
         sizes = [exp(rng.uniform(log(0.001), log(0.1))) for _ in range(CHANNELS)]
         self.delta_bias = Tensor([[size + log(-math.expm1(-size)) for size in sizes]])
-        # A = -exp(A_log) can never turn positive. At first -1, -2, ..., -N: slow and fast rates.
+        # A = -exp(A_log) can never turn positive. At first it is -1, -2, ..., -N, as in Mamba.
         self.A_log = Tensor([[log(n + 1)] * CHANNELS for n in range(STATES)])
         self.w_out = random_matrix(WIDTH, CHANNELS, rng)
 
@@ -254,14 +259,14 @@ class StateSpaceLayer:
 # delta B u_s: what a tick is worth now depends on its age alone. Whether a reset stood in between
 # changes nothing about it. Such a sum is a convolution, which FFTs compute fast, and this is how
 # S4 trains. With selection it no longer is one: the decays differ from step to step. "SSMs are
-# just convolutions" is true of S4 and false of Mamba; what remains is the scan.
+# just convolutions" is true of S4 and false of Mamba, which needs a scan.
 
 
 class AttentionLayer:
     """x + attention(x), as in microgpt, with a bias for distance instead of learned places.
 
     Learned places would end at the training length. ALiBi takes slope * distance off each score,
-    with a slope of its own for every head; it is known to work beyond the training length.
+    with a slope of its own for every head, and was made to work beyond the training length.
     """
 
     def __init__(self, slopes: Sequence[float], rng: random.Random) -> None:
@@ -274,8 +279,8 @@ class AttentionLayer:
         normed = rms_norm(x)
         q, k, v = [linear(normed, weight) for weight in (self.query, self.key, self.value)]
         # -slope (i - j) = slope j - slope i, and the softmax over j does not see what depends on i
-        # alone. So the bias is one more column for each head: slope j in k, and in q the number
-        # that cancels attention's division by the square root of its columns.
+        # alone. So the bias is one more column for each head: slope j in k, and in q the root of
+        # the number of columns, by which attention divides each score.
         num_heads = len(self.slopes)
         undo = math.sqrt(WIDTH // num_heads + 1)
         places = [row - first for row, first in enumerate(firsts)]
@@ -288,7 +293,7 @@ class AttentionLayer:
 class Network:
     """Embeddings, layers, and a linear map to the classes.
 
-    There is no norm before the head: it would scale the state's magnitude away, which is the count.
+    There is no norm before the head: it would take away the output's size, which can be the count.
     """
 
     def __init__(self, num_ids: int, layers: list, num_classes: int, rng: random.Random) -> None:
@@ -313,10 +318,10 @@ class Network:
 # === TRAINING ===
 
 # All networks get the same kind of batches, optimiser and rate. Is one layer too little for the
-# rivals? For attention it is: with two layers each, the accuracy at 256 symbols is 0.902
-# [results: two_layers.attention] for attention and 0.907 [results: two_layers.selective] for the
-# selective layers, so there the two are close. Depth does not help the LTI layers: 0.739
-# [results: two_layers.lti].
+# rivals? In one run with two layers each, attention gains: 0.902 [results: two_layers.attention]
+# at 256 symbols. The selective layers reach 0.907 [results: two_layers.selective], less than one
+# of them here, so the two are close: "attention cannot count" would be too much to say. The LTI
+# layers, at 0.739 [results: two_layers.lti], do not gain.
 
 
 def train(network: Network, draw: Callable[[], Batch], num_steps: int, title: str) -> None:
@@ -354,15 +359,15 @@ def share_right(logits: Tensor, answers: Sequence[int]) -> float:
 # embedding), then four questions, rows with one of these keys and a question mark for the value.
 # Attention keeps all rows, in a memory that grows with them, and a question finds its key there.
 # The state space layer must have written everything into its N x D numbers before it knows what
-# will be asked. Selection is no help: nothing may be forgotten.
+# will be asked. A gate that erases is no help: nothing may be forgotten.
 #
-# Is it the size of the state, or the training? They can be told apart, since a state for this task
-# can be set by hand: B and C are a vector for the key, u is a one-hot value in channel `value`, and
-# delta is tiny, so that nothing fades. Then y = C h adds up, for each value, how well
-# its keys agree with the one that is asked for. With N = 16 every key gets a direction of its own
-# and recall is perfect. With N = 4, as in the trained layer, sixteen keys must share four
-# dimensions (here they are the corners of a hypercube), and what was read disturbs what is asked.
-# This is one choice of directions, not the best possible.
+# Is it the size of the state, or the training? A state set by hand tells: B and C are a vector for
+# the key, u is 1 / delta in channel `value` and 0 elsewhere, and delta is tiny, so that nothing
+# fades. Then y = C h adds up, for each value, how well its keys agree with the one that is asked
+# for. With N = 16 each key has a direction of its own and recall is perfect. With N = 4, as in the
+# trained layer, sixteen keys must share four dimensions (as corners of a hypercube, one choice of
+# many), and what was read disturbs what is asked. But the trained layer guesses even with 2 facts,
+# where N = 4 is enough: so this run shows a limit of training first, of the size only by hand.
 
 
 def recall_batch(count: int, num_facts: int | None, rng: random.Random) -> Batch:
@@ -388,9 +393,9 @@ def recall_batch(count: int, num_facts: int | None, rng: random.Random) -> Batch
 
 # A trained network reads a stream. Each step costs the same and the memory stays as it is: the
 # N x D numbers of the state, whatever the length of the past. Attention's cache of keys and values
-# grows by two rows for every symbol. (In training a state space model is not free: it keeps all
-# states, or computes them twice, see above.) In production: mamba_ssm's InferenceParams, or
-# transformers' cache, hold this state and the last few rows for the convolution.
+# grows by two rows for every symbol. (Training is not free: all states are kept, or computed twice;
+# see the first appendix.) In production mamba_ssm.Mamba(d_model, d_state, d_conv, expand) is the
+# block; its InferenceParams hold this state and the last few rows for the convolution.
 
 
 def read_stream(network: Network, batch: Batch) -> list[list[float]]:
@@ -410,8 +415,8 @@ def read_stream(network: Network, batch: Batch) -> list[list[float]]:
 
 # h_t = k_t h_(t-1) + w_t looks sequential: T steps, each waiting for the one before. But two steps
 # in a row are one step of the same form: k2 (k1 h + w1) + w2 = (k1 k2) h + (k2 w1 + w2). So steps
-# can be combined, and since it does not matter in which order neighbours are combined (the
-# operation is associative), many can be combined at the same time. This is how a GPU trains Mamba.
+# can be combined, and since it does not matter which neighbours are combined first (the operation
+# is associative), many can be combined at the same time. Mamba's CUDA kernel uses such a scan.
 
 
 def combine(first: tuple[float, float], second: tuple[float, float]) -> tuple[float, float]:
@@ -435,7 +440,7 @@ def scan_sequential(steps: Sequence[tuple[float, float]]) -> tuple[list[float], 
 def scan_parallel(steps: Sequence[tuple[float, float]]) -> tuple[list[float], int, int]:
     """Hillis & Steele: the same results, where all combinations of a round can run at once.
 
-    After the first round each entry covers 2 steps, after the second 4, then 8, ... so
+    After the first round an entry covers up to 2 steps, after the second 4, then 8, ... so
     log2(T) rounds are enough, rounded up.
 
     >>> scan_parallel([(0.5, 1.0)] * 4)
@@ -452,19 +457,19 @@ def scan_parallel(steps: Sequence[tuple[float, float]]) -> tuple[list[float], in
     return [state for _, state in entries], work, rounds
 
 
-# Sequential is the least work; Hillis and Steele's scan does about log2(T) times as much, for a
-# depth that hardly grows. (Blelloch's scan needs about twice the least work in 2 log2(T) rounds.)
-# Python runs combinations one by one, so here the parallel scan only costs more; what this run can
-# show is the count of both. On a GPU it is the rounds that take time. Mamba-2 goes further: it cuts
-# the sequence into chunks, inside which the scan is written as a masked matrix product.
+# Sequential is the least work; Hillis and Steele's scan does about log2(T) - 1 times as much, in
+# few rounds. (Blelloch's needs about twice the least work in 2 log2(T) rounds.) Python combines one
+# by one, so this run can only count both; on idle parallel hardware the rounds take the time.
+# Unrolled, y_t = sum_s C_t (kept_(s+1) ... kept_t) B_s (delta_s u_s): attention without a softmax,
+# C as query, B as key, decays as mask. Mamba-2 does this inside chunks, as matrix products.
 
 
 # === THE EXPERIMENT ===
 
 # Both tasks, the gate, then inference. Which part must be chosen by the symbol? With B and C
 # chosen but delta fixed the accuracy at 256 symbols is 0.747 [results: fixed_delta.selective],
-# with nothing chosen 0.754 [results: seed_42.lti]: the gate is what counts here. The hybrid is
-# trained on recall only, to save time. In a run that trains it on the counter too, the lower of
+# with nothing chosen 0.754 [results: seed_42.lti]: without the gate the rest is no help. The hybrid
+# is trained on recall only, to save time. In a run that trains it on the counter too, the lower of
 # its two accuracies (at 256 symbols, with 12 facts) is 0.990 [results: hybrid_counts.hybrid].
 # Such stacks are in use: Jamba has one attention layer for seven of Mamba's.
 
@@ -544,7 +549,7 @@ def main() -> dict[str, object]:
 
 # === APPENDIX: THE SCAN AS ONE OPERATION, AND ITS GRADIENT ===
 
-# With g_t for dL/dh_t, and the two lines h_t = kept_t h_(t-1) + (delta_t u_t) B_t, y_t = C_t h_t:
+# Write g_t for dL/dh_t. In h_t = kept_t h_(t-1) + (delta_t u_t) B_t and y_t = C_t h_t
 # the state affects the loss through y_t and through the next state, so
 #
 #     g_t = C_t dy_t + kept_(t+1) g_(t+1)              itself a scan, from right to left
