@@ -72,7 +72,7 @@ BLOCK_SIZES = (1, 4, 16, 64)  # to be compared; 64 = MAX_LENGTH
 SHARED_PREFIX = 32  # symbols with which all prompts begin in PREFIX SHARING
 PREFIX_SLOTS = 384  # memory there
 NUM_SAMPLES = 4  # texts that continue one prompt in COPY-ON-WRITE
-SAMPLE_PROMPTS = (10, 12)  # symbols: one ends inside a block, one fills its last
+SAMPLE_PROMPTS = (10, 12)  # symbols; the second one fills its last block
 
 # The model is microkv's: a small Llama with rotary positions (RoPE), trained for fewer steps.
 NUM_LAYERS = 2
@@ -80,7 +80,7 @@ WIDTH = 16  # entries of a row of the residual stream
 NUM_HEADS = 2
 CONTEXT = 96  # symbols of a training window: MAX_LENGTH + SHARED_PREFIX
 ROPE_BASE = 10000.0
-NUM_STEPS = 80
+NUM_STEPS = 70
 LEARNING_RATE = 0.02  # at its highest; falls to 0
 WARM_UP_STEPS = 10
 
@@ -147,8 +147,7 @@ class Request:
 # how many tables it stands, and is free only when no table needs it.
 
 
-Matrix = list[list[float]]
-Lists = Sequence[Sequence[int]]  # for each sequence, a list
+Lists = Sequence[Sequence]  # a list for each sequence, or a matrix
 
 
 class Arena:
@@ -165,9 +164,8 @@ class BlockPool:
 
     def __init__(self, num_slots: int, block_size: int) -> None:
         self.arena, self.block_size = Arena(num_slots), block_size
-        num_blocks = num_slots // block_size
-        self.free = dict.fromkeys(range(num_blocks))  # a queue: dictionaries keep their order
-        self.counts = [0] * num_blocks
+        self.counts = [0] * (num_slots // block_size)
+        self.free = dict.fromkeys(range(len(self.counts)))  # a queue: dicts keep their order
         self.names: dict[int, str] = {}  # of the blocks whose content may be found again,
         self.blocks: dict[str, int] = {}  # and back: see PREFIX SHARING
 
@@ -234,7 +232,7 @@ class BlockTable:
 # All blocks of a running sequence are in memory, and the scheduler has made sure of it beforehand.
 
 
-def paged_attention(q: Matrix, slots: Sequence[int], layer: int, arena: Arena) -> Tensor:
+def paged_attention(q: Lists, slots: Sequence[int], layer: int, arena: Arena) -> Tensor:
     """Queries of the last len(q) symbols of a sequence, over all its slots -> [len(q)][WIDTH]."""
     keys = Tensor([arena.keys[layer][slot] for slot in slots])
     values = Tensor([arena.values[layer][slot] for slot in slots])
@@ -242,7 +240,7 @@ def paged_attention(q: Matrix, slots: Sequence[int], layer: int, arena: Arena) -
     return scaled_dot_product_attention(Tensor(q), keys, values, NUM_HEADS, spans)
 
 
-def read(model: Transformer, arena: Arena, pieces: Lists, slot_lists: Lists) -> Matrix:
+def read(model: Transformer, arena: Arena, pieces: Lists, slot_lists: Lists) -> Lists:
     """One pass: read the next piece of each sequence -> the logits after each piece.
 
     slot_lists has the slots of each sequence's symbols; those of the piece are the last ones.
@@ -259,8 +257,7 @@ def read(model: Transformer, arena: Arena, pieces: Lists, slot_lists: Lists) -> 
             arena.keys[layer][slot], arena.values[layer][slot] = key, value
         found = []
         for piece, stop, slots in zip(pieces, stops, slot_lists):
-            queries = q.data[stop - len(piece) : stop]
-            found += paged_attention(queries, slots, layer, arena).data
+            found += paged_attention(q.data[stop - len(piece) : stop], slots, layer, arena).data
         return Tensor(found, requires_grad=False)
 
     x = model.blocks(ids, positions, attend)
@@ -283,16 +280,15 @@ class PagedMemory:
         """
         symbols, size = request.symbols, self.pool.block_size
         table = self.tables.get(request) or BlockTable(self.pool)
-        found = []
-        if self.share_prefixes and request not in self.tables:
-            found = find_prefix(self.pool, symbols)
+        is_new = request not in self.tables
+        found = find_prefix(self.pool, symbols) if self.share_prefixes and is_new else []
         num_new = ceil(len(symbols) / size) - len(table.blocks) - len(found)
         num_leaving = len([block for block in found if self.pool.counts[block] == 0])
         num_spare = int(SPARE * len(self.pool.counts)) if keep_spare else 0
         if num_new + num_leaving + num_spare > len(self.pool.free):
             return False
         if found:
-            adopt(table, found)
+            begin_with(table, found, len(found) * size)
             request.num_read = table.length
         while table.length < len(symbols):
             table.append()
@@ -351,17 +347,14 @@ def serve(model: Transformer, orders: Sequence[Order], memory: Memory) -> Log:
                 preempt(service.preempted[-1], waiting, memory)
         # Whoever has just been preempted must not come back in the same step.
         may_admit = len(service.preempted) == num_preempted
-        while may_admit and waiting:
-            if not memory.make_room(waiting[0], keep_spare=bool(running)):
-                break
+        while may_admit and waiting and memory.make_room(waiting[0], keep_spare=bool(running)):
             running.append(waiting.popleft())
         if not running:
             raise MemoryError("the memory is too small for a single request")
 
-        held = [memory.held(request) for request in running]
-        slot_lists = [slots[: len(r.symbols)] for r, slots in zip(running, held)]
+        service.record_step(running, memory)
+        slot_lists = [memory.held(request)[: len(request.symbols)] for request in running]
         pieces = [request.symbols[request.num_read :] for request in running]
-        service.record_step(running, pieces, held, slot_lists)
         for request, logits in zip(running, read(model, memory.arena, pieces, slot_lists)):
             request.draw(logits)
         for request in [request for request in running if request.is_finished()]:
@@ -379,17 +372,19 @@ def serve(model: Transformer, orders: Sequence[Order], memory: Memory) -> Log:
 #   oracle              exactly the slots that the request will fill, which nobody can know: no
 #                       internal fragmentation is left, but slots reserved for later, and holes
 #   limit for regions   the oracle without holes and without waiting for the first in the queue
-#   limit               a step needs all symbols so far of every request in it. Add this up over all
-#                       steps of all requests, and divide by the slots: a memory that is always
-#                       full. Nothing can do with fewer steps, unless requests share symbols
+#   limit               a memory that is always full of symbols that are needed. Nothing can do with
+#                       fewer steps, unless requests share symbols
+#
+# The limits are sums. A prompt of 10 symbols that is continued by 3 needs 10, 11 and 12 slots in
+# its three steps, 33 in all (its last symbol is never read). An exact region takes 3 * 12 = 36.
+# Such numbers are added up over all requests and divided by the number of slots.
 
 
 class ContiguousMemory:
     """An arena in regions: each request gets one piece, the first hole that is large enough."""
 
     def __init__(self, num_slots: int, size_of: Callable[[Order], int]) -> None:
-        self.arena = Arena(num_slots)
-        self.size_of = size_of
+        self.arena, self.size_of = Arena(num_slots), size_of
         self.regions: dict[Request, range] = {}
 
     def make_room(self, request: Request, keep_spare: bool = False) -> bool:
@@ -411,20 +406,6 @@ class ContiguousMemory:
     def release(self, request: Request) -> None:
         """The request has left."""
         del self.regions[request]
-
-
-def fewest_steps(alone: Sequence[Request], num_slots: int, reserved: bool = False) -> int:
-    """The limit for any memory in which nothing is shared, or for exact regions without holes.
-
-    A prompt of 10 symbols that is continued by 3 more takes 10, 11 and 12 slots in its three
-    steps, 33 in all. With a region for its 12 symbols it takes 36.
-    """
-    total = 0
-    for request in alone:
-        prompt, final = len(request.order.prompt), len(request.symbols) - 1
-        total += (final - prompt + 1) * final if reserved else sum(range(prompt, final + 1))
-    longest = max([len(request.logits) for request in alone])
-    return max(longest, ceil(total / num_slots))
 
 
 # === PREFIX SHARING ===
@@ -467,12 +448,11 @@ def find_prefix(pool: BlockPool, symbols: Sequence[int]) -> list[int]:
     return found
 
 
-def adopt(table: BlockTable, blocks: Sequence[int]) -> None:
-    """Begin an empty table with blocks that are already filled."""
+def begin_with(table: BlockTable, blocks: Sequence[int], length: int) -> None:
+    """Give an empty table blocks that already hold its first symbols. Nothing is copied."""
     for block in blocks:
         table.pool.share(block)
-    table.blocks = list(blocks)
-    table.length = len(blocks) * table.pool.block_size
+    table.blocks, table.length = list(blocks), length
 
 
 def publish(table: BlockTable, symbols: Sequence[int]) -> None:
@@ -502,14 +482,6 @@ def copy_on_write(table: BlockTable) -> None:
     table.pool.release(old)
 
 
-def fork(table: BlockTable) -> BlockTable:
-    """A second table of the same symbols. Nothing is copied."""
-    twin = BlockTable(table.pool)
-    adopt(twin, table.blocks)
-    twin.length = table.length
-    return twin
-
-
 # === THE RUNS ===
 
 # The same queue is served from different memories, then from memories of other sizes, and with
@@ -526,24 +498,21 @@ def main() -> dict[str, object]:
 
     orders = new_orders(names[-1000:], [], MAX_LENGTH, rng)
     alone = [write_alone(model, order) for order in orders]
-    by_size = {}
-    for num_slots in sorted({NUM_SLOTS, *SLOT_COUNTS}):
-        kinds = memories(alone, num_slots).items()
-        by_size[num_slots] = {kind: serve(model, orders, memory) for kind, memory in kinds}
-    by_block = {size: serve(model, orders, PagedMemory(NUM_SLOTS, size)) for size in BLOCK_SIZES}
+    by_size = {n: serve_each(model, orders, kinds) for n, kinds in memories(alone).items()}
+    blocks = {size: PagedMemory(NUM_SLOTS, size) for size in BLOCK_SIZES}
+    by_block = serve_each(model, orders, blocks)
     report_memories(model, by_size, by_block, alone)
 
     prefix = next(windows(names[-1000:], rng))[:SHARED_PREFIX]
     long_orders = new_orders(names[-1000:], prefix, MAX_LENGTH + SHARED_PREFIX, rng)
     long_alone = [write_alone(model, order) for order in long_orders]
-    shared = {}
-    for share in (False, True):
-        shared[share] = serve(model, long_orders, PagedMemory(PREFIX_SLOTS, BLOCK_SIZE, share))
+    both = {share: PagedMemory(PREFIX_SLOTS, BLOCK_SIZE, share) for share in (False, True)}
+    shared = serve_each(model, long_orders, both)
     report_prefix(shared, long_alone)
     copies, checks = report_samples(model, prefix)
 
-    services = [*by_block.values(), *[s for row in by_size.values() for s in row.values()]]
-    checks += [compare(service.requests, alone) for service in services]
+    for services in (*by_size.values(), by_block):
+        checks += [compare(service.requests, alone) for service in services.values()]
     checks += [compare(service.requests, long_alone) for service in shared.values()]
     most, oracle, paged = by_size[NUM_SLOTS].values()
     headline = {
@@ -555,16 +524,9 @@ def main() -> dict[str, object]:
         "prefix_speedup": shared[False].steps / shared[True].steps,
         "preemptions": len(paged.preempted),
         "copies": copies[0],
-        "excess_waste": max([s.largest_waste - (size - 1) for size, s in by_block.items()]),
     }
     report_conclusion(headline, len(checks), most.steps, by_block)
-    return {
-        **headline,
-        "details": {
-            "steps": {n: [s.steps for s in row.values()] for n, row in by_size.items()},
-            "copies": copies,
-        },
-    }
+    return {**headline, "details": {"copies": copies}}
 
 
 # === APPENDIX: EXPERIMENTS AND REPORT ===
@@ -573,17 +535,37 @@ Memory = PagedMemory | ContiguousMemory
 MARKS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 
 
-def memories(alone: Sequence[Request], num_slots: int) -> dict[str, Memory]:
-    """The three kinds of memory, empty."""
+def memories(alone: Sequence[Request]) -> dict[int, dict[str, Memory]]:
+    """For each size the three kinds of memory, empty."""
 
     def exactly(order: Order) -> int:
         return len(alone[order.number].symbols) - 1  # the last symbol is never read
 
     return {
-        "reserve the most": ContiguousMemory(num_slots, lambda order: order.max_length),
-        "oracle": ContiguousMemory(num_slots, exactly),
-        "paged": PagedMemory(num_slots, BLOCK_SIZE),
+        num_slots: {
+            "reserve the most": ContiguousMemory(num_slots, lambda order: order.max_length),
+            "oracle": ContiguousMemory(num_slots, exactly),
+            "paged": PagedMemory(num_slots, BLOCK_SIZE),
+        }
+        for num_slots in sorted({NUM_SLOTS, *SLOT_COUNTS})
     }
+
+
+def serve_each(model: Transformer, orders: Sequence[Order], memories: dict) -> dict:
+    """Serve the same orders from each of these memories."""
+    return {kind: serve(model, orders, memory) for kind, memory in memories.items()}
+
+
+def fewest_steps(
+    alone: Sequence[Request], num_slots: int, reserved: bool = False, shared: int = 0
+) -> int:
+    """The limit for any memory; or for exact regions; or if the first symbols are stored once."""
+    total = 0
+    for request in alone:
+        prompt, final = len(request.order.prompt) - shared, len(request.symbols) - 1 - shared
+        total += (final - prompt + 1) * final if reserved else sum(range(prompt, final + 1))
+    longest = max([len(request.logits) for request in alone])
+    return max(longest, ceil(total / (num_slots - shared)))
 
 
 def new_orders(
@@ -629,7 +611,9 @@ def write_samples(model: Transformer, orders: Sequence[Order]) -> tuple[list[Req
     tables = [memory.tables[requests[0]]]
     prompt = requests[0].symbols
     logits = read(model, memory.arena, [prompt], [tables[0].slots()[: len(prompt)]])[0]
-    tables += [fork(tables[0]) for _ in requests[1:]]
+    for _ in requests[1:]:
+        tables.append(BlockTable(memory.pool))
+        begin_with(tables[-1], tables[0].blocks, tables[0].length)
     for request in requests:
         request.draw(logits)  # from one row, but each with its own random numbers
     seen = [[list(table.blocks) for table in tables]]
@@ -662,15 +646,15 @@ class Log:
         self.picture = ""  # one character for each slot
         self.start = self.end = time.perf_counter()
 
-    def record_step(
-        self, running: Sequence[Request], pieces: Lists, held: Lists, slot_lists: Lists
-    ) -> None:
+    def record_step(self, running: Sequence[Request], memory: Memory) -> None:
         """Count what is in memory. A slot that several requests share counts once."""
+        held = [memory.held(request) for request in running]
+        slot_lists = [slots[: len(r.symbols)] for r, slots in zip(running, held)]
         self.steps += 1
         self.running += len(running)
         self.live += len(set().union(*slot_lists))
         self.held += len(set().union(*held))
-        self.symbols_read += sum(map(len, pieces))
+        self.symbols_read += sum([len(r.symbols) - r.num_read for r in running])
         waste = [len(all_slots) - len(slots) for all_slots, slots in zip(held, slot_lists)]
         self.largest_waste = max(self.largest_waste, *waste)
         if self.steps == PICTURE_STEP:
@@ -773,15 +757,15 @@ def report_orders(alone: Sequence[Request]) -> None:
 
 def report_steps(services: dict[str, Log], alone: Sequence[Request]) -> None:
     """The main table."""
-    print("\n                           requests   mean share of slots     pre-    read")
-    print("memory              steps   at once   live  empty   free   empted   again")
+    print("\n                           requests   mean share of slots              symbols")
+    print("memory              steps   at once   live  empty   free  preempted  read again")
     for kind, service in services.items():
         total = service.num_slots * service.steps
         live, held = service.live / total, service.held / total
         print(
             f"{kind:<19}{service.steps:6d}{service.running / service.steps:10.1f}{live:7.0%}"
-            f"{held - live:7.0%}{1.0 - held:7.0%}{len(service.preempted):9d}"
-            f"{service.symbols_read - symbols_needed(alone):8d}"
+            f"{held - live:7.0%}{1.0 - held:7.0%}{len(service.preempted):11d}"
+            f"{service.symbols_read - symbols_needed(alone):12d}"
         )
     for kind, limit in (
         ("limit for regions", fewest_steps(alone, NUM_SLOTS, reserved=True)),
@@ -838,14 +822,14 @@ def report_sizes(by_size: dict[int, dict[str, Log]], alone: Sequence[Request]) -
 def report_blocks(by_block: dict[int, Log], most: Log) -> None:
     """Steps and waste against the size of a block."""
     print(f"\nThe size of a block, {NUM_SLOTS} slots")
-    print("         empty slots per request   blocks per             pre-")
-    print("block       mean   most   bound       request   steps   empted")
+    print("         empty slots per request   blocks per")
+    print("block       mean   most   bound       request   steps   preempted")
     for size, service in by_block.items():
         empty = (service.held - service.live) / service.running
         blocks = service.held / size / service.running
         print(
             f"{size:5d}{empty:11.1f}{service.largest_waste:7d}{size - 1:8d}{blocks:14.1f}"
-            f"{service.steps:8d}{len(service.preempted):9d}"
+            f"{service.steps:8d}{len(service.preempted):12d}"
         )
     print(f"reserve the most{most.steps:37d}")
 
@@ -861,6 +845,8 @@ def report_prefix(shared: dict[bool, Log], alone: Sequence[Request]) -> None:
             f"{len(service.preempted):12d}"
         )
     print(f"{'limit if nothing is shared':<28}{fewest_steps(alone, PREFIX_SLOTS):5d}")
+    limit = fewest_steps(alone, PREFIX_SLOTS, shared=SHARED_PREFIX)
+    print(f"{'limit if only this is shared':<28}{limit:5d}")
     print_memory(f"stored once, step {PICTURE_STEP}; #: in several tables", shared[True].picture)
 
 
@@ -872,13 +858,11 @@ def report_samples(
     """
     copies, checks = [], []
     for length in SAMPLE_PROMPTS:
-        prompt = prefix[:length]
+        prompt, text = prefix[:length], as_text(prefix[:length])
         orders = [Order(number, prompt, 2, MAX_LENGTH) for number in range(NUM_SAMPLES)]
         samples, (before, after) = write_samples(model, orders)
         checks.append(compare(samples, [write_alone(model, order) for order in orders]))
-        print(
-            f"\n{NUM_SAMPLES} samples of {as_text(prompt)} ({length} symbols), blocks of {BLOCK_SIZE}"
-        )
+        print(f"\n{NUM_SAMPLES} samples of {text}, {length} symbols, blocks of {BLOCK_SIZE}")
         print("  table before   first write               continues")
         copies.append(0)
         for request, old, new in zip(samples, before, after):
@@ -902,25 +886,29 @@ def report_conclusion(
         print(f"logits agree {exact}.")
     else:
         print(f"Only {headline['identical']:.1%} of the texts are those that are written alone.")
-    speedup, over_oracle = headline["speedup"], headline["oracle_speedup"]
-    if speedup > 1.0:
+    most, oracle = headline["speedup"], headline["oracle_speedup"]
+    if min(most, oracle) > 1.0:
         print(
-            f"With the same {NUM_SLOTS} slots, blocks need {speedup:.1f} times fewer steps than reserving"
+            f"In the same {NUM_SLOTS} slots, blocks need {most:.1f} times fewer steps than regions of"
         )
-        print(f"the most, and {over_oracle:.1f} times fewer than an oracle's regions.")
+        print(
+            f"the most that may be needed, {oracle:.1f} times fewer than regions of the exact size."
+        )
+    else:
+        print(
+            f"Blocks of {BLOCK_SIZE} slots save nothing: reserving the most takes {most:.2f} times,"
+        )
+        print(f"exact regions take {oracle:.2f} times their steps.")
     print(
-        f"They need {headline['above_limit']:.2f} times the steps of a memory that is always full."
+        f"A memory that is always full would need {headline['above_limit']:.2f} times fewer still."
     )
-    size, largest = list(by_block.items())[-1]
+    size, largest = max(by_block.items())
     if largest.steps == most_steps:
-        print(
-            f"Blocks of {size} slots give exactly the steps of reserving the most: the gain comes"
-        )
-        print("from the size of the blocks and from nothing else in the server.")
-    if headline["prefix_speedup"] > 1.0:
-        print(
-            f"Storing the common beginning once needs {headline['prefix_speedup']:.1f} times fewer steps again."
-        )
+        print(f"With blocks of {size} slots the server takes exactly the steps of reserving the")
+        print("most: the gain comes from small blocks and from nothing else in it.")
+    prefix = headline["prefix_speedup"]
+    if prefix > 1.0:
+        print(f"A common beginning that is stored once saves another factor of {prefix:.1f}.")
     print(f"{NUM_SAMPLES} samples of one prompt copied {headline['copies']} blocks.")
 
 
