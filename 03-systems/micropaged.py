@@ -520,13 +520,11 @@ def main() -> dict[str, object]:
         "logit_error": max([error for _, error in checks]),
         "speedup": most.steps / paged.steps,
         "oracle_speedup": oracle.steps / paged.steps,
-        "above_limit": paged.steps / fewest_steps(alone, NUM_SLOTS),
         "prefix_speedup": shared[False].steps / shared[True].steps,
-        "preemptions": len(paged.preempted),
         "copies": copies[0],
     }
-    report_conclusion(headline, len(checks), most.steps, by_block)
-    return {**headline, "details": {"copies": copies}}
+    report_conclusion(headline, len(checks), by_size[NUM_SLOTS], by_block, alone)
+    return {**headline, "details": {"copies": copies, "preempted": len(paged.preempted)}}
 
 
 # === APPENDIX: EXPERIMENTS AND REPORT ===
@@ -815,8 +813,9 @@ def report_sizes(by_size: dict[int, dict[str, Log]], alone: Sequence[Request]) -
             f"{num_slots:6d}{steps[0]:19d}{steps[1]:9d}{steps[2]:8d}{rows[-1][3]:8d}"
             f"{steps[0] / steps[2]:13.2f}{steps[2] / rows[-1][3]:14.2f}"
         )
-    slopes = [exponent(list(by_size), steps) for steps in zip(*rows)]
-    print("slots^" + f"{slopes[0]:19.2f}{slopes[1]:9.2f}{slopes[2]:8.2f}{slopes[3]:8.2f}")
+    if len(rows) > 1:
+        slopes = [exponent(list(by_size), steps) for steps in zip(*rows)]
+        print(f"slots^{slopes[0]:19.2f}{slopes[1]:9.2f}{slopes[2]:8.2f}{slopes[3]:8.2f}")
 
 
 def report_blocks(by_block: dict[int, Log], most: Log) -> None:
@@ -875,7 +874,11 @@ def report_samples(
 
 
 def report_conclusion(
-    headline: dict[str, float], num_runs: int, most_steps: int, by_block: dict[int, Log]
+    headline: dict[str, float],
+    num_runs: int,
+    here: dict[str, Log],
+    by_block: dict[int, Log],
+    alone: Sequence[Request],
 ) -> None:
     """What the numbers say, in words."""
     print()
@@ -889,21 +892,23 @@ def report_conclusion(
     most, oracle = headline["speedup"], headline["oracle_speedup"]
     if min(most, oracle) > 1.0:
         print(
-            f"In the same {NUM_SLOTS} slots, blocks need {most:.1f} times fewer steps than regions of"
+            f"In the same {NUM_SLOTS} slots, blocks need {most:.1f} times fewer steps than regions"
         )
+        print(f"for the longest text, {oracle:.1f} times fewer than regions of the exact size.")
+    else:
+        print(f"Blocks of {BLOCK_SIZE} slots save nothing: regions for the longest text take")
+        print(f"{most:.2f} times, regions of the exact size {oracle:.2f} times their steps.")
+    steps, regions = here["paged"].steps, fewest_steps(alone, NUM_SLOTS, reserved=True)
+    if steps < regions:
         print(
-            f"the most that may be needed, {oracle:.1f} times fewer than regions of the exact size."
+            f"That is less than the {regions} steps of exact regions without any hole, and ", end=""
         )
     else:
-        print(
-            f"Blocks of {BLOCK_SIZE} slots save nothing: reserving the most takes {most:.2f} times,"
-        )
-        print(f"exact regions take {oracle:.2f} times their steps.")
-    print(
-        f"A memory that is always full would need {headline['above_limit']:.2f} times fewer still."
-    )
+        print("That is ", end="")
+    print(f"{steps / fewest_steps(alone, NUM_SLOTS):.2f}")
+    print("times the steps of a memory that is always full.")
     size, largest = max(by_block.items())
-    if largest.steps == most_steps:
+    if largest.steps == here["reserve the most"].steps:
         print(f"With blocks of {size} slots the server takes exactly the steps of reserving the")
         print("most: the gain comes from small blocks and from nothing else in it.")
     prefix = headline["prefix_speedup"]
