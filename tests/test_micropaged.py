@@ -13,7 +13,7 @@ from support import load_script, twin
 SEEDS = (42, 1, 2, 3)
 
 BARS = (
-    # Exact: every text of every run, preempted or not, is the one that the request writes alone.
+    # Exact: in the worst run too, every text is the one that the request writes alone.
     "identical == 1.0",
     "logit_error <= 1e-12",
     "speedup >= 1.6",
