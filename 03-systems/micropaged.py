@@ -798,7 +798,7 @@ def report_numbers_read(
         print(f"{kind:<18}{weights:7,.0f}{cached:15,.0f}{sums[-1]:8,.0f}")
     seconds = [f"{service.end - service.start:.1f}" for service in services.values()]
     first, *_, last = sums
-    print(f"Every way reads as many keys and values, so the sum falls {first / last:.1f} times.")
+    print(f"Keys and values are the same in all, so the sum falls {first / last:.1f} times.")
     print(f"time  {', '.join(seconds)} s: here a step takes longer, the more requests run")
 
 
@@ -902,7 +902,7 @@ def report_conclusion(
         print(f"logits agree {exact}.")
     else:
         print(
-            f"In the worst of {num_runs} runs only {headline['identical']:.1%} of the texts are right."
+            f"In the worst of {num_runs} runs {headline['identical']:.1%} of the texts are right."
         )
     most, oracle = headline["speedup"], headline["oracle_speedup"]
     if min(most, oracle) > 1.0:
@@ -915,13 +915,9 @@ def report_conclusion(
         print(f"{most:.2f} times, regions of the exact size {oracle:.2f} times their steps.")
     steps, regions = here["paged"].steps, fewest_steps(alone, NUM_SLOTS, reserved=True)
     if steps < regions:
-        print(
-            f"That is less than the {regions} steps of exact regions without any hole, and ", end=""
-        )
-    else:
-        print("That is ", end="")
-    print(f"{steps / fewest_steps(alone, NUM_SLOTS):.2f}")
-    print("times the steps of a memory that is always full.")
+        print(f"Even exact regions without holes would need {regions} steps, blocks need {steps}.")
+    above = steps / fewest_steps(alone, NUM_SLOTS)
+    print(f"That is {above:.2f} times the steps of a memory that is always full.")
     size, largest = max(by_block.items())
     if largest.steps == here["reserve the most"].steps:
         print(f"With blocks of {size} slots the server takes exactly the steps of reserving the")
