@@ -881,7 +881,7 @@ def report_samples(
             copied = old != new[: len(old)]
             copies[-1] += copied
             what = "copies" if copied else "new block" if len(new) > len(old) else "in place"
-            written = as_text(request.symbols[length:])
+            written = as_text(request.symbols[length:])[:36]
             print(f"  {str(old):<13}  {str(new):<14} {what:<10} {written}")
     return copies, checks
 
@@ -915,9 +915,9 @@ def report_conclusion(
         print(f"{most:.2f} times, regions of the exact size {oracle:.2f} times their steps.")
     steps, regions = here["paged"].steps, fewest_steps(alone, NUM_SLOTS, reserved=True)
     if steps < regions:
-        print(f"Even exact regions without holes would need {regions} steps, blocks need {steps}.")
+        print(f"Even exact regions without holes would need {regions} steps; blocks take {steps}.")
     above = steps / fewest_steps(alone, NUM_SLOTS)
-    print(f"That is {above:.2f} times the steps of a memory that is always full.")
+    print(f"Blocks need {above:.2f} times the steps of a memory that is always full.")
     size, largest = max(by_block.items())
     if largest.steps == here["reserve the most"].steps:
         print(f"With blocks of {size} slots the server takes exactly the steps of reserving the")
