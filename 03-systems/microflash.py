@@ -1,24 +1,26 @@
 """FlashAttention computes exact attention and exact gradients without storing the N x N weights.
 
-In ordinary attention every row compares its query with the keys of all rows before it. This makes
-a matrix of N x N scores and one of N x N weights, and both are kept for the backward pass. On a
-GPU they do not fit into the small fast memory beside the arithmetic units. So they are written to
-the large slow memory and read back several times, and the units wait for them.
+In ordinary causal attention every row compares its query with its own key and the keys of all rows
+before it. This makes a matrix of N x N scores and one of N x N weights (half of each is masked),
+and the weights are kept for the backward pass. On a GPU a long text's matrices do not fit into the
+small fast memory beside the arithmetic units. So they are written to the large slow memory and read
+back several times, and the units wait for them.
 
-FlashAttention cuts the matrix into square tiles, small enough for the fast memory, and uses up each
-tile at once. The softmax of a row needs all of its scores, though, and a tile holds only some of
-them. The way out is a summary of the scores seen so far, which can be merged with the summary of
-further scores. The backward pass computes the weights again, tile by tile, instead of loading them.
+FlashAttention cuts the matrix into tiles, small enough for the fast memory (here they are square),
+and uses up each tile at once. The softmax of a row needs all of its scores, though, and a tile
+holds only some of them. The way out is a summary of the scores seen so far, which can be merged
+with the summary of further scores. The backward pass computes the weights again, tile by tile,
+instead of loading them.
 
 The run checks that outputs and gradients agree with ordinary attention, trains the same model once
-with each, and lets the trained model answer questions. Then it counts every number that moves
-between the two memories. Look at three things: how the words moved depend on the size of the tiles,
-and how far they are from the least possible; how traffic and memory grow with N; and which of the
-two is still quadratic.
+with each, and lets the trained model answer questions. Then it counts every number, or word, that
+moves between the two memories. Look at three things: how the words moved depend on the size of the
+tiles, and how far they are from the least possible; how traffic and memory grow with N; and which
+of the two is still quadratic.
 
 What pure Python can show is counted words and measured memory. It cannot show the gain in time.
 Here the time goes to the interpreter and not to moving words, and flash attention, which does more
-arithmetic, is the slower of the two. On a GPU it is several times faster.
+arithmetic, is the slower of the two. On a GPU it is several times faster (MEASURING cites times).
 
 In the code      In the papers   Meaning                                            Shape
 q, k, v          Q, K, V         queries, keys, values of one attention head        [N][d]
@@ -32,10 +34,13 @@ block            B_r = B_c       rows and columns of a tile                     
 d_x              dX              gradient of the loss with respect to x             as x
 
 Left out: attention that is not causal, tiles that are not square, dropout, several heads (each is
-a problem of its own), low precision, and what a GPU kernel does to keep its units busy.
+a problem of its own), and what a GPU kernel does to keep its units busy: FlashAttention-3 overlaps
+loads, products and exponentials, and offers 8-bit floats.
 
 A number marked [results: key] is not from this run: it was recorded from a run with one thing
 changed, and stands in results/microflash.json under that key.
+
+Read first: microgpt.
 
 Papers: Milakov & Gimelshein, "Online normalizer calculation for softmax", 2018, arXiv:1805.02867.
 Rabe & Staats, "Self-attention Does Not Need O(n^2) Memory", 2021, arXiv:2112.05682. Dao et al.,
@@ -88,12 +93,12 @@ NUM_PARTS = 4  # into which the cache is cut for answering
 #     together       m = 3    l = 1.135 + exp(2 - 3) 1 = 1.503    o = 21.35 + exp(2 - 3) 30 = 32.39
 #
 # The second summary is measured from 2, the first from 3: so the second is rescaled by exp(2 - 3)
-# before they are added. The output, o / l = 32.39 / 1.503 = 21.55, is that of all three at once.
-# merge gives the same in any order and grouping, up to rounding. So parts may come one after
-# another (tiles in training) or be worked on at the same time (decoding).
+# first. o / l = 32.39 / 1.503 = 21.55 is the output from all three at once. merge gives the same in
+# any order, up to rounding: parts may come one by one (tiles) or at the same time (decoding).
 #
-# A first pass that looks only for the maximum would avoid the rescaling. But it must load every key
-# and compute every score twice. Rescaling costs two exp and some 2 d multiplications per merge.
+# Two passes, the first for the maximum alone, would avoid the rescaling but load every key and
+# compute every score twice. Rescaling costs two exp and some 2 d multiplications per merge; without
+# it the reader trained below answers 13% of its questions right [results: no_rescaling.recall].
 
 Matrix = list[list[float]]
 Summary = tuple[float, float, list[float]]  # m, l, o
@@ -130,9 +135,9 @@ def merge(a: Summary, b: Summary) -> Summary:
 
 # A matrix lives in slow memory. It is loaded to be computed with; a result that must last is
 # stored. (An A100 has 40 GB of slow memory at 1.5 TB/s; each of its 108 units has 192 KB of fast
-# memory, all together at 19 TB/s.) A word is one number. The class counts words, and checks what a
-# function says that it holds. Capacity is declared, not enforced: Python cannot stop a function
-# from keeping more than it declares. What is really kept, tracemalloc measures at the end.
+# memory, all together at 19 TB/s.) A word is one number. The class counts words, and refuses if a
+# function declares that it holds too many. It must trust the function: Python cannot stop it from
+# keeping more than it declares. What is really kept, tracemalloc measures at the end.
 
 
 class TwoMemories:
@@ -157,9 +162,9 @@ class TwoMemories:
 
 
 # Ordinary attention is a sequence of library calls, each of which loads its inputs and stores its
-# output. We count kindly: inside a call fast memory is unlimited, each input is loaded only once,
+# output. We count in its favour: inside a call fast memory is unlimited, each input is loaded once,
 # and only the triangle up to the diagonal exists (row i has i + 1 scores). A library that fills the
-# square and then masks it moves twice as much.
+# square and then masks it moves about twice as much.
 
 
 def ordinary_forward(q: Matrix, k: Matrix, v: Matrix, memory: TwoMemories) -> tuple[Matrix, Matrix]:
@@ -190,12 +195,12 @@ def ordinary_forward(q: Matrix, k: Matrix, v: Matrix, memory: TwoMemories) -> tu
 #     32-63     full        diagonal     skipped       diagonal: query i reads keys up to i
 #     64-95     full        full         diagonal      skipped: not loaded, not computed
 #
-# In a diagonal tile the scores of later keys become -infinity, and exp makes them 0. A row may
-# always read its first key and its own, so in every tile it has a finite score: -infinity minus
+# In a diagonal tile the scores of later keys become -infinity, and exp makes them 0. A row may read
+# the first key of each tile that is computed, so it has a finite score there: -infinity minus
 # -infinity, which is not a number, cannot occur. o is divided by l only at the end, once per row
-# (FlashAttention-2; the first version divided after every tile). For the backward pass, not the
-# weights are kept, but out and one number per row, the log-sum-exp lse = m + log l:
-# exp(score - lse) = exp(score - m) / l is the weight. (tiles and take, in the appendix, cut rows.)
+# (FlashAttention-2; the first version divided after every tile). The backward pass gets no weights
+# but out and one number per row, the log-sum-exp lse = m + log l: a weight is exp(score - lse) =
+# exp(score - m) / l. (tiles and take, in the appendix, cut rows.)
 
 
 def tile_scores(q_tile: Matrix, k_tile: Matrix, rows: range, columns: range) -> Matrix:
@@ -302,8 +307,8 @@ def ordinary_backward(
 # loaded, added to and stored again each time. (On a GPU many units do this at once, by atomic
 # additions in no fixed order: the last bits of dQ may then differ from run to run.)
 #
-# It computes the scores a second time: 7 products of matrices instead of 6 in forward and backward
-# together. Flash attention saves words, not arithmetic.
+# It computes the scores a second time: 5 products of matrices instead of 4, after 2 in the forward.
+# Flash attention saves words, not arithmetic. (Scores count as held once: weights overwrite them.)
 
 
 def row_deltas(out: Matrix, d_out: Matrix) -> list[float]:
@@ -415,8 +420,8 @@ def train(rng: random.Random) -> tuple[Reader, float]:
 
 # === DECODING: THE SAME MERGE ===
 
-# A trained model answers row by row: one query reads the keys and values of all rows before it,
-# which are kept (the KV cache). With one query there are no tiles of queries to share out among the
+# A trained model answers row by row: one query reads the keys and values of all rows so far, which
+# are kept (the KV cache). With one query there are no tiles of queries to share out among the
 # GPU's hundred units: one would walk through the whole cache while the others wait. So the cache is
 # cut into parts, each part is summarised by a unit of its own, and the summaries are merged. This
 # is split-K, or Flash-Decoding: the same merge as between tiles, in another order.
@@ -470,16 +475,16 @@ def test_reader(reader: Reader, rng: random.Random) -> tuple[float, float]:
 
 # What no method can avoid is to load each input once and to store each result once: forward, q, k
 # and v are loaded and out is stored, 4 N d words; backward, q, k, v and d_out are loaded and three
-# gradients stored, 7 N d words. This floor can be reached if everything fits into fast memory. But
-# then ordinary attention could keep its N x N matrices there too, and nothing would be gained.
+# gradients stored, 7 N d words. This floor can be reached if all of these fit into fast memory. If
+# the N x N matrices do too, ordinary attention can reach it as well, and nothing is gained.
 #
 # How many words do tiles of B rows move? Forward, each of the N / B tiles of queries loads the keys
 # and values up to its diagonal: N / 2 rows of 2 d words on average, N^2 d / B in all. Ordinary
 # attention moves a triangle of N^2 / 2 words four times: 2 B / d times as much, for large N. Dao et
-# al. use tiles of M / (4 d) keys for a fast memory of M words, which makes N^2 d^2 / M, and prove
-# that no exact method can be of a lower order for every M. On an A100 (N = 1,024, d = 64, forward
-# and backward) they count 4.4 GB instead of 40.3, though 75 GFLOP instead of 67, and measure 7.3 ms
-# instead of 41.7.
+# al. use tiles of M / (4 d) keys for a fast memory of M words, which makes order N^2 d^2 / M; they
+# prove that no exact method can be of a lower order for every M. On an A100 (N = 1,024, d = 64,
+# forward and backward) they count 4.4 GB instead of 40.3, though 75 GFLOP instead of 67, and
+# measure 7.3 ms instead of 41.7.
 
 
 def run_ordinary(problem: Sequence[Matrix], memory: TwoMemories) -> tuple[list[Matrix], int]:

@@ -3,8 +3,8 @@
 Attention compares a query with keys and knows nothing of their places in the text. RoPE (rotary
 position embedding) cuts each query and each key into pairs of numbers, reads a pair as an arrow
 in the plane, and turns it by an angle that is proportional to its position. The dot product of two
-arrows depends on the angle between them. So the score of a query at position m and a key at
-position n depends on the distance m - n and on nothing else: exactly, not by training.
+arrows depends on the angle between them. So the positions m of a query and n of a key enter their
+score through the distance m - n alone: exactly, not by training.
 
 That does not make the model work at distances that it never met. Each pair turns at a frequency of
 its own. The fast pairs go all round the circle within a short training text, so every angle is
@@ -13,19 +13,20 @@ frequencies after training: slow pairs are slowed down further, which keeps them
 fast ones are left as they are, since they tell neighbours apart.
 
 The run trains two small GPTs on windows of 32 letters of Shakespeare, one with learned absolute
-positions and one with RoPE. Then the second reads held-out windows of 128 letters, always with the
-same weights, but with other frequencies. Look at four things: how exact "distance alone" is; what
-happens beyond letter 32; how many of the pairs should be left as they are; and whether all this is
-better than the simplest remedy, the cut: every letter reads the last 32 only.
+positions and one with RoPE. Then the second reads held-out windows of 128 letters, with the same
+weights but other frequencies (only the last test trains a little further). Look at four things: how
+exact "distance alone" is; what happens beyond letter 32; how many of the pairs should be left as
+they are; and whether all this is better than the simplest remedy, the cut: every letter reads the
+last 32 only, itself included.
 
 The measure is the loss: the mean of -log(probability that the model gave to the letter that really
 followed), in nats. "Far" is its mean over letters 64 to 127 of a window.
 
 In the code       In the papers   Meaning                                              Shape
-frequencies       theta_j         angle by which pair j turns from one letter to the   D/2
+frequencies       theta_j         angle by which pair j turns from one letter to the   [D/2]
                                   next, in radians: BASE ** (-2 j / D)
 HEAD_DIM          d, |D|          columns of a query or key: 16, so 8 pairs            D
-positions         m, n            places in the text, counted from 0                   N
+positions         m, n            places of N letters in the text, counted from 0      [N]
 rotate(q, ...)    R_m q           every row of q, turned according to its position     [N][D]
 SCALE             s               wanted length / trained length: 128 / 32 = 4         a number
 TRAINED_LENGTH    L               letters in a training window: 32                     a number
@@ -35,8 +36,11 @@ Left out: several layers and heads (each head of each layer is rotated in the sa
 BASE from the start, the remedy at training time (Llama 3: 500,000); frequencies that change with
 the length of the text (dynamic NTK); LongRoPE and Llama 3.1's rule, which are relatives of YaRN.
 
-A number marked [results: ...] is not from this run: it was recorded from a run with one thing
-changed (seed_1: the seed), and stands in results/microrope.json under that key.
+A number marked [results: ...] was recorded, most of them in a run with one thing changed (seed_42
+is the run as it stands, seed_1 to seed_3 change the seed). It is in results/microrope.json under
+that key.
+
+Read first: microgpt.
 
 Papers: Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embedding", 2021,
 arXiv:2104.09864. Press et al., "Train Short, Test Long: Attention with Linear Biases Enables Input
@@ -73,7 +77,7 @@ WIDTH = 16  # entries of a vector, and of the one head's queries and keys
 HEAD_DIM = WIDTH  # one head
 BASE = 10000.0  # RoFormer's, and nearly everybody's until 2023
 MANY_TURNS = 32.0  # YaRN's beta: pairs with at least so many turns in training are left
-FEW_TURNS = 1.0  # YaRN's alpha: those with less than so many are stretched in full
+FEW_TURNS = 1.0  # YaRN's alpha: those with fewer are stretched in full
 NUM_STEPS = 200
 BATCH_SIZE = 2  # windows per step
 LEARNING_RATE = 0.02  # for RoPE: at its highest; it falls to 0 in a straight line
@@ -88,14 +92,14 @@ CUT = f"cut: last {TRAINED_LENGTH} only"  # the name of the fair rival in tables
 
 # === THE TEXT ===
 
-# Four plays, reduced to 27 symbols: capitals become small, and everything but letters a space. So
+# Four plays, reduced to 27 symbols: lower-case letters, and a space for everything else. So
 # a model learns in seconds what letters and words look like. The test is on the last tenth.
 
 LETTERS = " abcdefghijklmnopqrstuvwxyz"  # symbol i is LETTERS[i]
 
 
 def to_symbols(text: str) -> list[int]:
-    """Text as symbols, all letters small and every gap one space.
+    """Text as symbols, all letters in lower case and every gap one space.
 
     >>> to_symbols("Who's there?")
     [23, 8, 15, 0, 19, 0, 20, 8, 5, 18, 5]
@@ -149,7 +153,7 @@ def rope_frequencies(head_dim: int, base: float) -> list[float]:
 
 def rotate(x: Tensor, positions: Sequence[int], rope: Rope) -> Tensor:
     """Turn pair j of every row of x [N][D] by position * frequencies[j] -> [N][D]:
-    (a, b) becomes (a cos - b sin, b cos + a sin).
+    (a, b) becomes (a cos - b sin, b cos + a sin), times rope.attention_factor.
 
     Columns j and j + D/2 are a pair (half-split: Llama and most others in Hugging Face's library).
     RoFormer, GPT-J and Meta's own Llama code pair columns 2j and 2j + 1 (interleaved). Both are
@@ -174,14 +178,15 @@ def rotate(x: Tensor, positions: Sequence[int], rope: Rope) -> Tensor:
             turned[-1] += [b * c + a * s for a, b, c, s in pairs]
         return turned
 
-    # d_x = transpose(R) d_out, and a rotation's transpose is the rotation back: minus the angle.
+    # d_x = transpose(R) d_out, and a rotation's transpose is the rotation back: minus the angle
+    # (the attention_factor stays).
     return Tensor(turn(x.data, 1.0), (x,), lambda d_out: (turn(d_out, -1.0),))
 
 
-# Libraries compute the cosines and sines once for all layers (Hugging Face: apply_rotary_pos_emb)
-# or keep them in a table, two numbers for each pair and position; kernels rotate while they load q
-# and k. There is nothing to learn, and 2 D multiplications a row are little beside the D * D of
-# the projection before.
+# Libraries compute the cosines and sines once for all layers (Hugging Face: LlamaRotaryEmbedding,
+# before apply_rotary_pos_emb rotates) or keep them in a table, two numbers for each pair and
+# position; some kernels rotate while they load q and k. There is nothing to learn, and 2 D
+# multiplications a row are little beside the D * D of the projection before.
 
 
 def rotary_attention(
@@ -293,39 +298,44 @@ def train(
 
 # Is the race between the two fair? Half and twice the learning rate are no better for learned
 # positions. But the training is short: each place's vector is met in 400 windows, and what it has
-# learned there is of no use at other places. It ends behind a table of letter pairs. With three
-# times the steps RoPE's gain over it shrinks to 0.086 [results: longer.rope_gain] nats. And with
-# no positions at all (every frequency 0) the model is still ahead of the one with learned
-# positions, by 0.028 [results: no_positions.rope_gain]: most of RoPE's gain is its own.
+# learned there is of no use at other places. The model with learned positions ends behind a table
+# of letter pairs. RoPE's gain over it is 0.141 nats [results: seed_42.rope_gain]; with three
+# times the steps it shrinks to 0.086 [results: longer.rope_gain]. And with no positions at all
+# (every frequency 0) the model is still ahead of the one with learned positions, by 0.028
+# [results: no_positions.rope_gain]: most of RoPE's gain is its own.
 
 # === LONGER TEXTS: OTHER FREQUENCIES ===
 
 # In 32 letters pair j makes 32 theta_j / (2 pi) turns. The first two pairs come full circle, the
 # others see a part of it, and in 128 letters those in the middle leave their part. The slowest
-# hardly move even then: for them all letters stand at the same place. One often reads the reverse,
-# that fast pairs "wrap around" and confuse distances. They wrap around in training too.
+# hardly move even then: for them all letters stand at nearly the same place. (Liu et al. call the
+# number of columns whose pairs come full circle the critical dimension.) One often reads the
+# reverse, that fast pairs "wrap around" and confuse distances. They wrap around in training too.
 #
 # All remedies divide frequencies, which is the same as dividing positions, pair by pair:
 #
 #     as trained   theta_j                  new angles in the middle pairs
-#     PI           theta_j / s              no new angles, but neighbours are s times as close
+#     PI           theta_j / s              hardly a new angle, but neighbours s times as close
 #     NTK-aware    base' = base s^(D/(D-2)) theta_0 stays, the last is divided by s, those between
 #                                           by something between: the middle ones by too little
 #     YaRN         by turns in training     pairs with many turns stay, those with less than one
 #                                           are divided by s, and between there is a mixture
 #
 # leave_first tests the idea itself, without any formula: leave the first 0, 1, 2, ... pairs, divide
-# all others by s. A rival explanation, that 128 letters simply spread the attention too thin, does
-# not hold: all schemes but the cut read the same number of letters. The wrong way round, with the
-# fast pairs divided and the slow ones left, YaRN's loss is higher than the cut's by
-# 0.258 [results: stretch_the_fast.yarn_cost], no better than with the frequencies as trained,
-# 0.254 [results: seed_42.raw_cost]. Nor does more training help: after three times the steps the
-# latter is 0.448 [results: longer.raw_cost].
+# all others by s. In this run pair 2 (0.5 turns) makes the difference: the loss is 2.300 if it is
+# divided and 2.486 if it is left. A rival explanation, that 128 letters simply spread the attention
+# too thin, does not hold: a model trained without positions pays only 0.002 for reading so many
+# [results: no_positions.raw_cost]. The wrong way round, with the fast pairs divided and the slow
+# ones left, YaRN's loss is higher than the cut's by 0.258 [results: stretch_the_fast.yarn_cost], no
+# better than with the frequencies as trained, 0.254 [results: seed_42.raw_cost]. That cost varies:
+# other seeds have 0.114 [results: seed_2.raw_cost] to 0.341 [results: seed_1.raw_cost]. After three
+# times the steps it is 0.448 [results: longer.raw_cost]: more training of this kind does not help.
 
 
 def linear_scaling(head_dim: int, base: float, scale: float) -> Rope:
-    """Position interpolation (PI): all pairs turn s times slower, so position 127 looks like
-    31.75, between two that are known. Chen et al., arXiv:2306.15595.
+    """Position interpolation (PI): all pairs turn s times slower, so distance 50 looks like 12.5,
+    between two that are known (only the last, up to 127 / 4 = 31.75, lie just beyond the known 31).
+    Chen et al., arXiv:2306.15595.
     """
     return Rope([frequency / scale for frequency in rope_frequencies(head_dim, base)])
 
@@ -391,8 +401,8 @@ def leave_first(count: int, head_dim: int, base: float, scale: float) -> Rope:
 # shows the model no distance that was not in training, so a scheme can beat it only where letters
 # further back help. It costs less, too, and its cost grows with the length, not with its square.
 # ALiBi, which takes slope * distance off every score, also works at any length: its loss is above
-# that of its own cut by 0.000 [results: alibi.raw_cost]. With our slope of 1/2 that is no wonder:
-# 32 letters back, a weight is multiplied by e^-16. It is a cut with a soft edge.
+# that of its own cut by 0.000 [results: alibi.raw_cost]. With the slope of 1/2 used there that is
+# no wonder: 32 letters back, a weight is multiplied by e^-16. It is a cut with a soft edge.
 #
 # Why then does anybody scale? Because the cut can never answer a question about what has left the
 # window; with many layers something is handed on from window to window, but not reliably. Large
@@ -426,7 +436,8 @@ def next_logits(
     """Read more letters -> logits [27] for the next one. The cache holds the keys and values of
     all letters so far. Keys enter it after their rotation, which is final: only distances matter,
     so nothing is rotated again when the cut moves on. (Frequencies that change while the text
-    grows, as in dynamic NTK, spoil this: keys in the cache were turned at other ones.)
+    grows, as in dynamic NTK, spoil this: keys in the cache were turned at other ones.) Under the
+    cut the rows before the last 32 could be dropped; here they stay, unread, to keep places simple.
     """
     keys, values = cache
     positions = range(len(keys), len(keys) + len(ids))
@@ -455,7 +466,7 @@ def generate(
 
 
 def far(losses: Sequence[float]) -> float:
-    """The mean loss from letter 64 on, where each letter has at least twice the trained length."""
+    """The mean loss from letter 64 on: twice the trained length or more stands before each."""
     return mean(losses[2 * TRAINED_LENGTH :])
 
 
@@ -549,7 +560,9 @@ def mean(values: Sequence[float]) -> float:
 
 
 def bigram_loss(training: Sequence[int], windows: Sequence[Sequence[int]]) -> float:
-    """The loss of a table that knows how often each letter followed each other one."""
+    """The loss of a table that knows how often each letter followed each other one (plus 0.5, so
+    that no pair is impossible).
+    """
     counts = [[0.5] * len(LETTERS) for _ in LETTERS]
     for letter, following in zip(training, training[1:]):
         counts[letter][following] += 1.0

@@ -76,6 +76,7 @@ def test_a_change_is_applied_where_it_stands() -> None:
     assert exercises.apply(SOURCE, "-A = 1  # one\n+A = 2\n").startswith("A = 2\n")
     changed = exercises.apply(SOURCE, " def g(x):\n-    return x + A\n+    return x - A\n")
     assert changed.count("x - A") == 1 and changed.index("x - A") > changed.index("def g")
+    assert exercises.apply(SOURCE, "-A = 1\n+A = 2\n").startswith("A = 2\n")
     both = exercises.apply(SOURCE, "-A = 1  # one\n+A = 2\n@@\n def f(x):\n+    A = 3\n")
     assert both.startswith("A = 2") and "def f(x):\n    A = 3\n" in both
     assert exercises.apply(SOURCE, " def f(x):\n-    return x + A\n").count("return") == 1

@@ -31,6 +31,7 @@ the script and to the change. Standard library only.
 from __future__ import annotations
 
 import argparse
+import ast
 import hashlib
 import json
 import os
@@ -118,13 +119,16 @@ def blocks_of(diff: str) -> list[tuple[list[str], list[str]]]:
 
 
 def apply(source: str, diff: str, where: str = "the change") -> str:
-    """The script with the change made; every part must be found exactly once."""
+    """The script with the change made; every part must be found exactly once (comments behind a
+    line of code aside).
+    """
     parts = blocks_of(diff)
     if not parts or all([before == after for before, after in parts]):
         raise BadExercise(f"{where} changes nothing")
     lines = source.split("\n")
     for before, after in parts:
-        places = [i for i in range(len(lines)) if lines[i : i + len(before)] == before]
+        bare, wanted = list(map(without_comment, lines)), list(map(without_comment, before))
+        places = [i for i in range(len(bare)) if bare[i : i + len(wanted)] == wanted]
         if len(places) != 1:
             raise BadExercise(
                 f"{where}: these lines stand {len(places)} times in the script:\n"
@@ -132,6 +136,15 @@ def apply(source: str, diff: str, where: str = "the change") -> str:
             )
         lines[places[0] : places[0] + len(before)] = after
     return "\n".join(lines)
+
+
+def without_comment(line: str) -> str:
+    """The line without the comment behind its code.
+
+    >>> without_comment("A = 1  # one")
+    'A = 1'
+    """
+    return line.split("  # ")[0].rstrip() if line.split("  # ")[0].strip() else line
 
 
 def change_hash(source: str, changed: str) -> str:
@@ -208,13 +221,19 @@ CONSTANT = re.compile(r"^([A-Z][A-Z0-9_]*) = (.+)$", re.MULTILINE)
 
 def constants_out(source: str) -> str:
     """The script without the values of its one-line constants."""
-    return CONSTANT.sub(r"\1 = 0", source)
+
+    def without_value(found: re.Match) -> str:
+        try:
+            ast.parse(found[0])
+        except SyntaxError:  # the first line of several
+            return found[0]
+        return f"{found[1]} = 0"
+
+    return CONSTANT.sub(without_value, source)
 
 
 def namespace_of(source: str) -> dict:
     """The one-line constants of a script that are plain literals."""
-    import ast
-
     result = {}
     for node in ast.parse(source).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
