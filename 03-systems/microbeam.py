@@ -13,9 +13,9 @@ symbols, has the large model check them all in one call, and still draws from th
 distribution exactly.
 
 The run trains a small GPT, the target, and a smaller one, the draft, on names. Look at three
-things: how short the most probable names are, and how closely beams of growing width come to them;
-what each filter pays in variety for what it gains in real names; and how many symbols one call of
-the target yields, while a test of the drawn names finds no change, unless the draft is used wrongly.
+things: what happens to the names as the search for the mode gets better; how many real names each
+filter gives for the variety that it costs; and how many symbols one call of the target yields,
+while a test of the drawn names finds no change, unless the draft is used wrongly.
 
 In the code    In the papers   Meaning                                               Shape
 text           x_1..x_t        symbols so far; 0 starts and ends a name, 1-26 = a-z   t
@@ -71,15 +71,17 @@ DRAFT_STEPS = 250
 BATCH_SIZE = 4  # no name is seen twice: the model cannot copy by heart
 LEARNING_RATE = 0.01  # at its highest; it falls to 0 in a straight line
 
-BEAM_WIDTHS = (1, 2, 3, 5)  # width 1 is greedy decoding
+BEAM_WIDTHS = (1, 2, 5, 10, 20)  # width 1 is greedy decoding
 SHOWN_PROMPTS = ("", "a", "e", "j", "m", "s")  # in the table; all 26 letters are counted
 
-NUM_SAMPLES = 300  # names drawn with each recipe
-RECIPES = (  # (filter, its number), applied from left to right
+NUM_SAMPLES = 500  # names drawn with each recipe
+# Each recipe: (filter, its number), applied from left to right; () is the model as it is.
+RECIPES = (
+    (),
     (("temperature", 0.3),),
+    (("temperature", 0.4),),
     (("temperature", 0.5),),
-    (("temperature", 0.8),),
-    (("temperature", 1.0),),  # the model as it is
+    (("temperature", 0.7),),
     (("temperature", 1.5),),
     (("top_k", 5),),
     (("top_p", 0.5),),
@@ -88,16 +90,17 @@ RECIPES = (  # (filter, its number), applied from left to right
     (("temperature", 1.5), ("top_p", 0.9)),
     (("temperature", 1.5), ("min_p", 0.1)),
 )
+FILTERED_TEXT = "mar"  # what may follow it is shown before and after each filter
 
 GUESSES = 4  # k, symbols that the draft guesses before each call of the target
 GUESSES_COMPARED = (1, 2, 4, 6)  # k in the table of costs
-NUM_SPECULATIVE = 1000  # names for the chi-square test and for GUESSES
-NUM_CONTROL = 200  # names for every other speculative run
+NUM_TESTED = 700  # names for each chi-square test
+NUM_COST = 200  # names for each other k in the table of costs
 NUM_CONTEXTS = 2000  # held-out contexts on which a step's distribution is computed exactly
 
 # === A DISTRIBUTION OVER TEXTS ===
 
-# The two models are GPTs from microgpt (their code stands in the appendix). A model gives the
+# The two models are microgpt's; their code and training stand in the appendix. A model gives the
 # probability of one next symbol. The chain rule makes a distribution over whole names of it:
 #
 #     p("ava.") = p(a | start) p(v | a) p(a | av) p(. | ava)        the end mark is a symbol too
@@ -112,29 +115,6 @@ Text = tuple[int, ...]  # symbols, the start mark first
 def is_finished(text: Sequence[int]) -> bool:
     """True if nothing can follow."""
     return len(text) > CONTEXT or (len(text) > 1 and text[-1] == 0)
-
-
-def train(
-    size: tuple[int, int], num_steps: int, names: Sequence[str], rng: random.Random
-) -> CachedReader:
-    """Train a GPT of this (width, heads) on the names, in order."""
-    width, num_heads = size
-    model = GPT(len(ALPHABET), CONTEXT, width, rng)
-    optimizer = Adam(model.parameters(), betas=(0.9, 0.95))
-    recent_losses = []
-    for step in range(1, num_steps + 1):
-        batch = names[(step - 1) * BATCH_SIZE : step * BATCH_SIZE]
-        logits, targets = predict(model, num_heads, batch)
-        loss = cross_entropy(logits, targets)
-        loss.backward()
-        optimizer.step(LEARNING_RATE * min(1.0, step / 10) * (1.0 - (step - 1) / num_steps))
-        recent_losses.append(loss.item())
-        if step % 50 == 0:
-            mean = sum(recent_losses[-50:]) / 50
-            print(f"step {step:4d}/{num_steps} | loss {mean:.4f}", flush=True)
-    for parameter in model.parameters():
-        parameter.requires_grad = False  # from here on it is only read
-    return CachedReader(model, num_heads)
 
 
 class CachedReader:
@@ -269,10 +249,12 @@ def best_first_search(chain: Chain, prompt: Text) -> tuple[Text, float, int]:
 #
 # An example: p = (0.5, 0.3, 0.15, 0.05). top-k 3 keeps three. top-p 0.7 keeps two, since 0.5 is not
 # enough and 0.5 + 0.3 is: the symbol that crosses the line stays. min-p 0.2 keeps three, those of
-# at least 0.2 * 0.5 = 0.1. A filter reads probabilities that sum to 1, so the order matters: a high
-# temperature flattens p, and top-p 0.9 then lets nearly everything in. min-p suffers less, as its
-# threshold falls only with the likeliest symbol. In transformers: generate(do_sample=True,
-# temperature=, top_k=, top_p=, min_p=); llama.cpp applies the temperature after the filters.
+# at least 0.2 * 0.5 = 0.1. top-k does not notice whether the model is sure; the other two do.
+#
+# A filter must be given probabilities that sum to 1. Hand p^(1/T) to top-p as it is, and it cuts at
+# a wrong mass. The order matters too: a high temperature flattens p, and whatever filter follows
+# then lets more in. In transformers: generate(do_sample=True, temperature=, top_k=, top_p=,
+# min_p=), the temperature first. llama.cpp applies it last.
 
 
 def normalised(row: Row) -> Row:
@@ -329,12 +311,25 @@ def draw(p: Row, rng: random.Random) -> int:
     return rng.choices(range(len(p)), p)[0]
 
 
-def draw_text(chain: Chain, recipe: Sequence[tuple[str, float]], rng: random.Random) -> Text:
-    """One name, symbol by symbol."""
+def draw_text(
+    chain: Chain, recipe: Sequence[tuple[str, float]], rng: random.Random
+) -> tuple[Text, float]:
+    """One name, symbol by symbol, and -log of the probability with which it is drawn, in nats."""
     text: Text = (0,)
+    nats = 0.0
     while not is_finished(text):
-        text = (*text, draw(apply_recipe(chain.next(text), recipe), rng))
-    return text
+        row = apply_recipe(chain.next(text), recipe)
+        text = (*text, draw(row, rng))
+        nats -= log(row[text[-1]])
+    return text, nats
+
+
+# How do we measure variety? The mean of -log(probability of the drawn name) estimates the entropy
+# of the names: 5 nats is the variety of exp(5) = 148 equally likely names. (Counting the different
+# names among 500 tells little: most recipes come out near 100%.) Now a filter can be compared with
+# its cheapest rival, at equal variety: does it give more real names than the temperature that has
+# as many nats? Here it does not. Filters are meant to cut off a long tail of nonsense, and an
+# alphabet of 27 symbols has no long tail. A vocabulary of 100,000 tokens has one.
 
 
 # === THE DISTRIBUTION ITSELF, CHEAPER: SPECULATIVE DECODING ===
@@ -367,15 +362,25 @@ def draw_text(chain: Chain, recipe: Sequence[tuple[str, float]], rng: random.Ran
 #     kept + redrawn     0.5    0.3    0.2     = p
 #
 # Every symbol is thus drawn from p given the symbols before it, so by the chain rule whole names
-# are too. The draft decides only the cost: alpha = sum_y min(p(y), q(y)) is the chance to keep.
+# are too. A guess is kept with the chance alpha = sum_y min(p(y), q(y)).
 #
-# The proof uses that q in the test is the q that x was drawn *from*. A tempting bug: the draft takes
-# its likeliest symbol b, to be kept more often, but the test still uses q(b) = 0.6. Then b is kept
-# with probability 0.3 / 0.6 = 0.5, and the step gives (0.33, 0.5, 0.17) instead of p. The text
-# still looks fine. A greedy draft is allowed, if the test uses what it was drawn from: probability
-# 1 for b. Then b is kept with probability p(b) = 0.3.
+# The cost is all that the draft decides. An untrained one gives 1.2 [results: untrained_draft.x]
+# symbols per call, and the names are still drawn from p. People often take this for an
+# approximation, as with quantised weights. It is none.
+#
+# The proof needs one thing: the q of the test must be what x was drawn *from*. A tempting bug: the
+# draft takes its likeliest symbol, b, since it looks like the best guess, but the test still uses
+# q(b) = 0.6. Then b is kept with probability 0.3 / 0.6 = 0.5, and the step gives (1/3, 1/2, 1/6)
+# instead of p. Reading the text one would not notice. A greedy draft is allowed if the test uses
+# what it was drawn from, probability 1 for b. Then b is kept with probability p(b) = 0.3.
+#
+# In production: generate(assistant_model=...) in transformers, speculative_config in vLLM. To draw
+# from a filtered p, both p and q are filtered before the test. The draft costs memory for its
+# weights and a KV cache of its own. The gain is one for small batches: with many requests at a
+# time a GPU has enough rows per call to be busy, and rejected guesses then cost real time.
 
-Draft = tuple[Callable[[Row], Row], Callable[[Row], Row]]  # what is drawn from; what is tested with
+Draft = tuple[Callable[[Row], Row], Callable[[Row], Row]]  # drawn from, tested with
+Readers = tuple["CachedReader", "CachedReader"]  # target and draft
 
 
 def unchanged(q: Row) -> Row:
@@ -427,17 +432,12 @@ def speculative_step(
 
 
 def speculative_decode(
-    target: CachedReader,
-    draft_reader: CachedReader,
-    draft: Draft,
-    k: int,
-    rng: random.Random,
-    trace: list | None = None,
+    readers: Readers, draft: Draft, k: int, rng: random.Random, trace: list | None = None
 ) -> tuple[Text, Counter]:
     """Draw one name -> its text, and counts. trace receives (guesses, kept, gained) per call."""
     if k < 1:
         raise ValueError("the draft must guess at least one symbol")
-    drawn_from, tested_with = draft
+    (target, draft_reader), (drawn_from, tested_with) = readers, draft
     text, counts = [0], Counter()
     target.truncate(0)
     draft_reader.truncate(0)
@@ -481,23 +481,9 @@ def step_distribution(p: Row, drawn: Row, tested: Row) -> Row:
     return [a + rejected * b for a, b in zip(kept, residual(p, tested))]
 
 
-def chi_square(chain: Chain, texts: Sequence[Text]) -> tuple[float, int]:
-    """Of the first two symbols of the texts: chi-square / degrees of freedom, and the latter."""
-    expected = {}
-    for first, p in enumerate(chain.next((0,))):
-        if first == 0:
-            expected[(0, 0)] = p * len(texts)  # the empty name has one symbol only
-            continue
-        for second, p_second in enumerate(chain.next((0, first))):
-            expected[(0, first, second)] = p * p_second * len(texts)
-    counts = Counter(text[:3] for text in texts)
-    # Cells that expect fewer than 5 names are counted together.
-    large = [cell for cell, number in expected.items() if number >= 5.0]
-    pairs = [(counts[cell], expected[cell]) for cell in large]
-    rest = sum([number for number in expected.values() if number < 5.0])
-    pairs.append((len(texts) - sum([count for count, _ in pairs]), rest))
-    total = sum([(count - number) ** 2 / number for count, number in pairs])
-    return total / (len(pairs) - 1), len(pairs) - 1
+def step_error(p: Row, drawn: Row, tested: Row) -> float:
+    """The total variation between what a step gives and p: 0 if equal, 1 if nothing in common."""
+    return sum([abs(a - b) for a, b in zip(step_distribution(p, drawn, tested), p)]) / 2.0
 
 
 # The cost. If every guess is kept with the same chance alpha, one call gives on average
@@ -517,13 +503,128 @@ def symbols_per_call(alpha: float, k: int, lengths: Sequence[int]) -> float:
     return sum(lengths) / sum([calls[n] for n in lengths])
 
 
+def main() -> dict[str, object]:
+    """Train target and draft; look for the mode; draw from tamer distributions; draw cheaper."""
+    rng = random.Random(SEED)
+    names = load_names()
+    rng.shuffle(names)
+    held_out, training, real = names[-NUM_HELD_OUT:], names[:-NUM_HELD_OUT], set(names)
+    print(f"{len(names):,} names, {NUM_HELD_OUT:,} of them held out")
+    print(
+        f"\nTraining the target, then the draft; knowing nothing costs ln 27 = {log(27):.2f} nats"
+    )
+    target = train(TARGET_SIZE, TARGET_STEPS, training, rng)
+    draft_reader = train(DRAFT_SIZE, DRAFT_STEPS, training, rng)
+    readers = (target, draft_reader)
+    p_rows, q_rows, typical = read_held_out(readers, held_out)
+    chain = Chain(target)
+
+    searches = search_all(chain)
+    mean_letters = sum(map(len, held_out)) / len(held_out)
+    hits, map_letters = report_searches(searches, typical, mean_letters)
+
+    report_filters(chain)
+    drawn = {r: [draw_text(chain, r, rng) for _ in range(NUM_SAMPLES)] for r in RECIPES}
+    shares, gains = report_recipes(drawn, real)
+
+    report_trace(readers, rng)
+    errors = {
+        title: [step_error(p, drawn_from(q), tested_with(q)) for p, q in zip(p_rows, q_rows)]
+        for title, (drawn_from, tested_with) in DRAFTS.items()
+    }
+    runs = {title: speculate(readers, draft, GUESSES, rng) for title, draft in DRAFTS.items()}
+    tests = {title: chi_square(chain, texts) for title, (texts, _) in runs.items()}
+    plain = [plain_decode(target, rng) for _ in range(NUM_TESTED)]
+    report_exactness(errors, runs, tests, chi_square(chain, plain))
+    overlap = sum([sum(map(min, p, q)) for p, q in zip(p_rows, q_rows)]) / len(p_rows)
+    costs = report_costs(readers, runs["drawn from q"], overlap, rng)
+    headline = {
+        "map_length_ratio": map_letters / mean_letters,
+        "hits_gained": hits[f"beam {BEAM_WIDTHS[-1]}"] - hits[f"beam {BEAM_WIDTHS[0]}"],
+        "real_gained": max(shares.values()) - shares[()],
+        "step_error": max(errors["drawn from q"]),
+        "chi_square_per_df": tests["drawn from q"][0],
+        "symbols_per_call": costs[GUESSES]["per_call"],
+    }
+    report_conclusion(headline, hits, gains, tests["greedy, tested with q"][0])
+    return {**headline, "details": {"searches": searches, "shares": shares, "costs": costs}}
+
+
+# === APPENDIX: REPORT AND HELPERS ===
+
+
+def train(
+    size: tuple[int, int], num_steps: int, names: Sequence[str], rng: random.Random
+) -> CachedReader:
+    """Train a GPT of this (width, heads) on the names, in order."""
+    width, num_heads = size
+    model = GPT(len(ALPHABET), CONTEXT, width, rng)
+    optimizer = Adam(model.parameters(), betas=(0.9, 0.95))
+    recent_losses = []
+    for step in range(1, num_steps + 1):
+        batch = names[(step - 1) * BATCH_SIZE : step * BATCH_SIZE]
+        logits, targets = predict(model, num_heads, batch)
+        loss = cross_entropy(logits, targets)
+        loss.backward()
+        optimizer.step(LEARNING_RATE * min(1.0, step / 10) * (1.0 - (step - 1) / num_steps))
+        recent_losses.append(loss.item())
+        if step % 50 == 0:
+            mean = sum(recent_losses[-50:]) / 50
+            print(f"step {step:4d}/{num_steps} | loss {mean:.4f}", flush=True)
+    for parameter in model.parameters():
+        parameter.requires_grad = False  # from here on it is only read
+    return CachedReader(model, num_heads)
+
+
+def real_at_temperature(curve: Sequence[tuple[float, float]], nats: float) -> float:
+    """The share of real names that some temperature reaches at this entropy: a straight line
+    between the two nearest of the temperatures' (nats, share).
+
+    >>> round(real_at_temperature([(4.0, 0.6), (8.0, 0.4)], 5.0), 3)
+    0.55
+    """
+    curve = sorted(curve)
+    for (left, high), (right, low) in zip(curve, curve[1:]):
+        if nats <= right or right == curve[-1][0]:
+            return high + (low - high) * (nats - left) / (right - left)
+    return curve[0][1]
+
+
+def chi_square(chain: Chain, texts: Sequence[Text]) -> tuple[float, int]:
+    """Of the first two symbols of the texts: chi-square / degrees of freedom, and the latter."""
+    expected = {}
+    for first, p in enumerate(chain.next((0,))):
+        if first == 0:
+            expected[(0, 0)] = p * len(texts)  # the empty name has one symbol only
+            continue
+        for second, p_second in enumerate(chain.next((0, first))):
+            expected[(0, first, second)] = p * p_second * len(texts)
+    counts = Counter(text[:3] for text in texts)
+    # Cells that expect fewer than 5 names are counted together.
+    large = [cell for cell, number in expected.items() if number >= 5.0]
+    pairs = [(counts[cell], expected[cell]) for cell in large]
+    rest = sum([number for number in expected.values() if number < 5.0])
+    pairs.append((len(texts) - sum([count for count, _ in pairs]), rest))
+    total = sum([(count - number) ** 2 / number for count, number in pairs])
+    return total / (len(pairs) - 1), len(pairs) - 1
+
+
+def plain_decode(target: CachedReader, rng: random.Random) -> Text:
+    """Draw one name in the ordinary way: one call of the target for each symbol."""
+    text = [0]
+    target.truncate(0)
+    while not is_finished(text):
+        text.append(draw(target.read(text)[0], rng))
+    return tuple(text)
+
+
 def speculate(
-    readers: tuple[CachedReader, CachedReader], draft: Draft, k: int, num: int, rng: random.Random
+    readers: Readers, draft: Draft, k: int, rng: random.Random, count: int | None = None
 ) -> tuple[list[Text], Counter]:
-    """Many names by speculative decoding, with the counts added up."""
+    """Many names (NUM_TESTED) by speculative decoding, and the counts added up."""
     texts, counts = [], Counter()
-    for _ in range(num):
-        text, more = speculative_decode(*readers, draft, k, rng)
+    for _ in range(NUM_TESTED if count is None else count):
+        text, more = speculative_decode(readers, draft, k, rng)
         texts.append(text)
         counts += more
     return texts, counts
@@ -537,70 +638,6 @@ def search_all(chain: Chain) -> dict[str, dict[str, tuple[Text, float, int]]]:
         results[letter] = {f"beam {w}": beam_search(chain, prompt, w) for w in BEAM_WIDTHS}
         results[letter]["best-first"] = best_first_search(chain, prompt)
     return results
-
-
-def main() -> dict[str, object]:
-    """Train target and draft; look for the mode; draw from tamer distributions; draw cheaper."""
-    rng = random.Random(SEED)
-    names = load_names()
-    rng.shuffle(names)
-    held_out, training, real = names[-NUM_HELD_OUT:], names[:-NUM_HELD_OUT], set(names)
-    print(f"{len(names):,} names, {NUM_HELD_OUT:,} of them held out")
-    readers = []
-    for title, size, steps in (
-        ("target", TARGET_SIZE, TARGET_STEPS),
-        ("draft", DRAFT_SIZE, DRAFT_STEPS),
-    ):
-        print(f"\nTraining the {title}, width {size[0]}; knowing nothing costs ln 27 = 3.30 nats")
-        readers.append(train(size, steps, training, rng))
-    target, draft_reader = readers
-    chain = Chain(target)
-    p_rows, q_rows, typical = read_held_out(target, draft_reader, held_out)
-    mean_letters = sum(map(len, held_out)) / len(held_out)
-
-    searches = search_all(chain)
-    hits = report_searches(searches, typical, mean_letters)
-    best_texts = [searches[letter]["best-first"][0] for letter in ALPHABET[1:]]
-    map_letters = sum([len(decode(text)) for text in best_texts]) / len(best_texts)
-
-    report_filters(chain)
-    drawn = {r: [draw_text(chain, r, rng) for _ in range(NUM_SAMPLES)] for r in RECIPES}
-    shares = report_recipes(drawn, real)
-
-    report_trace(target, draft_reader, rng)
-    errors = {
-        title: [
-            sum([abs(a - b) for a, b in zip(step_distribution(p, f(q), g(q)), p)]) / 2.0
-            for p, q in zip(p_rows, q_rows)
-        ]
-        for title, (f, g) in DRAFTS.items()
-    }
-    runs = {
-        title: speculate((target, draft_reader), draft, GUESSES, number, rng)
-        for (title, draft), number in zip(
-            DRAFTS.items(), (NUM_SPECULATIVE, NUM_CONTROL, NUM_CONTROL)
-        )
-    }
-    plain = [draw_text(chain, (), rng) for _ in range(NUM_SPECULATIVE)]
-    tests = {title: chi_square(chain, texts) for title, (texts, _) in runs.items()}
-    report_exactness(errors, runs, tests, chi_square(chain, plain))
-    costs = measure_costs((target, draft_reader), runs["drawn from q"], rng)
-    overlap = sum([sum(map(min, p, q)) for p, q in zip(p_rows, q_rows)]) / len(p_rows)
-    report_costs(costs, (target, draft_reader), overlap)
-
-    headline = {
-        "map_length_ratio": map_letters / mean_letters,
-        "hits_gained": hits[f"beam {BEAM_WIDTHS[-1]}"] - hits[f"beam {BEAM_WIDTHS[0]}"],
-        "real_gained": shares[RECIPES[1]][0] - shares[RECIPES[3]][0],
-        "step_error": max(errors["drawn from q"]),
-        "chi_square_per_df": tests["drawn from q"][0],
-        "symbols_per_call": costs[GUESSES]["per_call"],
-    }
-    report_conclusion(headline, hits, shares, tests)
-    return {**headline, "details": {"searches": searches, "shares": shares, "tests": tests}}
-
-
-# === APPENDIX: REPORT AND HELPERS ===
 
 
 def decode(text: Text) -> str:
@@ -638,9 +675,7 @@ def num_numbers(reader: CachedReader) -> int:
     return sum([len(p.data) * len(p.data[0]) for p in reader.model.parameters()])
 
 
-def read_held_out(
-    target: CachedReader, draft: CachedReader, names: Sequence[str]
-) -> tuple[list[Row], list[Row], float]:
+def read_held_out(readers: Readers, names: Sequence[str]) -> tuple[list[Row], list[Row], float]:
     """p and q [NUM_CONTEXTS][27] on held-out contexts, and the mean log p of these names."""
     few, total = [], 0
     for name in names:
@@ -648,29 +683,31 @@ def read_held_out(
             few.append(name)
             total += len(name) + 1
     rows, nll = [], []
-    for reader in (target, draft):
+    for reader in readers:
         logits, targets = predict(reader.model, reader.num_heads, few)
         nll.append(cross_entropy(logits, targets).item())
         rows.append([softmax_row(row) for row in logits.data])
     print("\n            numbers   nats per symbol of held-out names")
-    for title, reader, value in zip(("target", "draft"), (target, draft), nll):
+    for title, reader, value in zip(("target", "draft"), readers, nll):
         print(f"{title:<8}{num_numbers(reader):>11,}{value:>20.3f}")
-    return *[list(part) for part in rows], -nll[0] * total / len(few)
+    return rows[0], rows[1], -nll[0] * total / len(few)
 
 
 def report_searches(
     searches: dict[str, dict], typical: float, mean_letters: float
-) -> dict[str, int]:
-    """The texts found for some prompts -> by method, for how many letters it found the mode."""
+) -> tuple[dict[str, int], float]:
+    """The texts found for some prompts -> for how many letters each method found the mode, and the
+    mean number of letters of the modes.
+    """
     methods = list(searches[""])
+    shown = [methods[0], *methods[-3:]]
+    titles = {method: "greedy" if method == "beam 1" else method for method in methods}
     print("\n1. THE MODE. The most probable name that begins with ...")
-    print(f"begins  {'greedy':<13}{'beam 2':<11}{'beam 3':<11}{'best-first: the mode':<24}log p")
+    print("begins  " + "".join([f"{titles[method]:<14}" for method in shown]) + "log p of the mode")
     for letter in SHOWN_PROMPTS:
-        found = searches[letter]
-        texts = [show(found[m][0]) for m in ("beam 1", "beam 2", "beam 3", "best-first")]
-        log_p = found["best-first"][1]
-        cells = f"{texts[0]:<13}{texts[1]:<11}{texts[2]:<11}{texts[3]:<21}"
-        print(f"{letter or '(any)':<8}{cells}{log_p:8.2f}")
+        cells = [f"{show(searches[letter][method][0]):<14}" for method in shown]
+        log_p = searches[letter]["best-first"][1]
+        print(f"{letter or '(any)':<8}{''.join(cells)}{log_p:17.2f}")
     letters = [letter for letter in searches if letter]
     print(f"Over all {len(letters)} letters:")
     print("method        found the mode   short of its log p   contexts read   letters")
@@ -682,22 +719,27 @@ def report_searches(
         short = sum([b[1] - a[1] for a, b in zip(found, best)]) / len(letters)
         contexts = sum([c for _, _, c in found]) / len(letters)
         length = sum([len(decode(text)) for text, _, _ in found]) / len(letters)
-        title = "greedy" if method == "beam 1" else method
-        print(f"{title:<14}{hits[method]:>14}{short:>21.3f}{contexts:>16.1f}{length:>10.1f}")
+        row = f"{hits[method]:>14}{short:>21.3f}{contexts:>16.1f}{length:>10.1f}"
+        print(f"{titles[method]:<14}{row}")
     text, log_p, _ = searches[""]["best-first"]
-    print(f'The mode of all names is "{decode(text)}", probability {exp(log_p):.2%}. Held-out names')
-    print(f"have {mean_letters:.1f} letters and a log p of {typical:.1f} on average.")
-    return hits
+    mode = f'"{decode(text)}"' if decode(text) else "the empty name"
+    print(f"The mode of all names is {mode}, with probability {exp(log_p):.2%}. Held-out names")
+    print(f"have {mean_letters:.1f} letters, and their log p is {typical:.1f} on average.")
+    return hits, length  # of the last method, best-first search
 
 
 def report_filters(chain: Chain) -> None:
     """What each filter leaves of one distribution, in percent."""
-    text = tuple(encode("mar")[:-1])
-    p = chain.next(text)
+    p = chain.next(tuple(encode(FILTERED_TEXT)[:-1]))
     top = sorted(range(len(p)), key=lambda symbol: -p[symbol])[:10]
-    print('\n2. A TAMER DISTRIBUTION. What follows "mar", in percent (others together last)')
+    print(f'\n2. A TAMER DISTRIBUTION. What may follow "{FILTERED_TEXT}", in percent')
     print(" " * 19 + "".join([f"{ALPHABET[symbol]:>5}" for symbol in top]) + "   others")
-    for recipe in ((), *[RECIPES[i] for i in (1, 4, 5, 6, 8)]):
+    seen = set()
+    for recipe in RECIPES:
+        names = tuple(name for name, _ in recipe)
+        if names in seen:
+            continue  # one recipe of each kind is enough
+        seen.add(names)
         row = apply_recipe(p, recipe)
         cells = "".join([f"{100 * row[s]:5.0f}" if row[s] else "    -" for s in top])
         others = 1.0 - sum([row[symbol] for symbol in top])
@@ -715,53 +757,67 @@ def recipe_title(recipe: Sequence[tuple[str, float]]) -> str:
 
 
 def report_recipes(
-    drawn: dict[tuple, list[Text]], real: set[str]
-) -> dict[tuple, tuple[float, float]]:
-    """Shares of real names and of different names per recipe: a table and a picture."""
-    shares, lines = {}, []
-    for mark, (recipe, texts) in zip("abcdefghijklmnop", drawn.items()):
-        words = [decode(text) for text in texts]
-        count = len(words)
-        shares[recipe] = (sum([w in real for w in words]) / count, len(set(words)) / count)
-        examples = " ".join(words[:4])[:34].rsplit(" ", 1)[0]
-        both = "".join([f"{share:>7.1%}" for share in shares[recipe]])
-        lines.append(f"{mark}  {recipe_title(recipe):<18}{both}   {examples}")
-    print(f"\n{NUM_SAMPLES} names for each recipe (a share is uncertain by up to 3 points)")
-    print("   recipe              real   diff.   examples")
-    print("\n".join(lines))
-    print("\nReal names (up) against different names (right)")
-    points = list(shares.values())
-    low, top, height, width = min([d for _, d in points]), max([r for r, _ in points]), 10, 60
+    drawn: dict[tuple, list[tuple[Text, float]]], real: set[str]
+) -> tuple[dict[tuple, float], dict[tuple, float]]:
+    """Table and picture -> by recipe: the share of real names, and how much more this is than a
+    temperature gives at equal entropy (for recipes without a temperature).
+    """
+    shares, nats = {}, {}
+    for recipe, pairs in drawn.items():
+        shares[recipe] = sum([decode(text) in real for text, _ in pairs]) / len(pairs)
+        nats[recipe] = sum([value for _, value in pairs]) / len(pairs)
+    heated = [r for r in drawn if all([name == "temperature" for name, _ in r])]
+    curve = [(nats[r], shares[r]) for r in heated]
+    gains = {r: shares[r] - real_at_temperature(curve, nats[r]) for r in drawn if r not in heated}
+    print(f"\n{NUM_SAMPLES} names per recipe: real ones, different ones, nats of entropy, and real")
+    print("names in points above the temperature of equal nats (uncertain by 3 to 4)")
+    print("   recipe             real   diff.   nats   above   examples")
+    for mark, (recipe, pairs) in zip(MARKS, drawn.items()):
+        words = [decode(text) for text, _ in pairs]
+        examples = " ".join(words[:4])[:32].rsplit(" ", 1)[0]
+        above = f"{100 * gains[recipe]:+8.0f}" if recipe in gains else " " * 8
+        row = f"{shares[recipe]:>6.0%}{len(set(words)) / len(words):>8.0%}{nats[recipe]:>7.1f}"
+        print(f"{mark}  {recipe_title(recipe):<17}{row}{above}   {examples}")
+    print("\nReal names (up) against entropy in nats (right); temperatures in capitals")
+    marks = [m.upper() if r in heated else m for m, r in zip(MARKS, drawn)]
+    scatter(list(nats.values()), list(shares.values()), marks)
+    return shares, gains
+
+
+MARKS = "abcdefghijklmnopqrstuvwxyz"  # one for each recipe
+
+
+def scatter(xs: Sequence[float], ys: Sequence[float], marks: Sequence[str]) -> None:
+    """Print marks at points (x, y), both axes from 0 to their largest value."""
+    width, height = 64, 12
+    right, top = max(xs) or 1.0, max(ys) or 1.0
     grid = [[" "] * (width + 1) for _ in range(height + 1)]
-    for mark, (is_real, different) in zip("abcdefghijklmnop", points):
-        column = round((different - low) / ((1.0 - low) or 1.0) * width)
-        grid[height - round(is_real / (top or 1.0) * height)][column] = mark
+    for x, y, mark in zip(xs, ys, marks):
+        grid[height - round(y / top * height)][round(x / right * width)] = mark
     for i, line in enumerate(grid):
-        label = f"{top * (height - i) / height:5.0%}" if i % 5 == 0 else " " * 5
+        label = f"{top * (height - i) / height:5.0%}" if i % 6 == 0 else " " * 5
         print(f"{label} |{''.join(line)}".rstrip())
-    print(f"      +{'-' * (width + 1)}\n       {low:<6.0%}{'100%':>{width - 5}}")
-    return shares
+    print(f"      +{'-' * (width + 1)}\n       0{right:>{width}.1f}")
 
 
-def report_trace(target: CachedReader, draft_reader: CachedReader, rng: random.Random) -> None:
+def report_trace(readers: Readers, rng: random.Random) -> None:
     """One name, call by call."""
     trace: list = []
     while len(trace) < 3:  # a name that takes at least three calls
         trace.clear()
-        text, _ = speculative_decode(
-            target, draft_reader, DRAFTS["drawn from q"], GUESSES, rng, trace
-        )
+        text, _ = speculative_decode(readers, DRAFTS["drawn from q"], GUESSES, rng, trace)
     print(f"\n3. THE DISTRIBUTION ITSELF, CHEAPER. The name {show(text)} in {len(trace)} calls")
-    print("of the target (the draft guesses; = kept, x rejected, all after it dropped)")
+    print("of the target")
     for number, (guesses, kept, gained) in enumerate(trace, 1):
-        marks = "".join([ALPHABET[s] + ("=" if i < kept else "x") for i, s in enumerate(guesses)])
-        marks = marks[: 2 * kept + 2] + "".join([ALPHABET[s] + " " for s in guesses[kept + 1 :]])
-        last = "no more: the end mark was kept"
+        last = "the end mark is kept"
         if kept < len(guesses):
             last = f"{ALPHABET[gained[-1]]} from the residual"
         elif len(gained) > kept:
             last = f"{ALPHABET[gained[-1]]} as the bonus"
-        print(f"call {number}   {marks:<14}{last}")
+        words = [
+            " ".join([ALPHABET[symbol] for symbol in part]) for part in (guesses, gained[:kept])
+        ]
+        print(f"call {number}   guesses  {words[0]:<10} kept  {words[1]:<10} then  {last}")
 
 
 def report_exactness(
@@ -772,69 +828,78 @@ def report_exactness(
 ) -> None:
     """Is it p? One line per draft: the exact distance of a step, and the test of drawn names."""
     count = len(errors["greedy"])
-    print(f"\nIs it still p? Distance: half the sum of |step - p|, on {count:,} held-out contexts")
-    print("draft                     mean     largest   kept   names   chi-square/df")
-    print(f"{'none: plain drawing':<51}{NUM_SPECULATIVE:>8,}{plain_test[0]:>16.2f}")
+    df = plain_test[1]
+    print("\nIs it still p? Total variation between one step and p on held-out contexts")
+    print(
+        f"({count:,}), and chi-square/df of the first two symbols of {NUM_TESTED} names (df {df})"
+    )
+    print("draft                     mean     largest    kept    chi-square/df")
+    print(f"{'none: plain drawing':<49}{plain_test[0]:>18.2f}")
     for title, distances in errors.items():
-        texts, counts = runs[title]
+        counts = runs[title][1]
         mean = sum(distances) / len(distances)
         kept = counts["kept"] / counts["tested"]
-        print(
-            f"{title:<22}{mean:>8.1g}{max(distances):>12.1g}{kept:>7.0%}{len(texts):>10,}"
-            f"{tests[title][0]:>16.2f}"
-        )
-
-
-def measure_costs(
-    readers: tuple[CachedReader, CachedReader],
-    run: tuple[list[Text], Counter],
-    rng: random.Random,
-) -> dict[int, dict[str, float]]:
-    """For each k: what was kept, symbols per call (measured and by formula), rows and loads."""
-    draft, costs = DRAFTS["drawn from q"], {}
-    sizes = list(map(num_numbers, readers))
-    for k in GUESSES_COMPARED:
-        is_main = k == GUESSES
-        texts, counts = run if is_main else speculate(readers, draft, k, NUM_CONTROL, rng)
-        lengths = [len(text) - 1 for text in texts]
-        alpha = counts["kept"] / counts["tested"]
-        loads = counts["calls"] * sizes[0] + counts["guessed"] * sizes[1]
-        costs[k] = {
-            "alpha": alpha,
-            "per_call": counts["symbols"] / counts["calls"],
-            "endless": (1.0 - alpha ** (k + 1)) / (1.0 - alpha),
-            "with_ends": symbols_per_call(alpha, k, lengths),
-            "rows": (counts["guessed"] + counts["calls"]) / counts["symbols"],
-            "loads": loads / counts["symbols"],
-        }
-    return costs
+        row = f"{mean:>8.1g}{max(distances):>12.1g}{kept:>8.0%}{tests[title][0]:>17.2f}"
+        print(f"{title:<22}{row}")
 
 
 def report_costs(
-    costs: dict[int, dict[str, float]], readers: tuple[CachedReader, CachedReader], overlap: float
-) -> None:
-    """The table over k."""
+    readers: Readers, run: tuple[list[Text], Counter], overlap: float, rng: random.Random
+) -> dict[int, dict[str, float]]:
+    """Table over k: what is kept, symbols per call (measured and by formula), rows and loads. run:
+    the names and counts for k = GUESSES.
+    """
     size, small = map(num_numbers, readers)
     print(f"\nCost by k. A call of the target loads {size:,} numbers, one of the draft {small:,}.")
     print("           symbols per target call               per symbol written")
     print("k   kept   drawn   formula   and with ends   target rows   numbers loaded")
     print(f"0          {1:>5.2f}{1:>10.2f}{1:>16.2f}{1:>14.2f}{size:>17,}")
-    for k, cost in costs.items():
-        print(
-            f"{k}{cost['alpha']:>7.0%}{cost['per_call']:>8.2f}{cost['endless']:>10.2f}"
-            f"{cost['with_ends']:>16.2f}{cost['rows']:>14.2f}{cost['loads']:>17,.0f}"
-        )
+    costs = {}
+    for k in GUESSES_COMPARED:
+        draft = DRAFTS["drawn from q"]
+        texts, counts = run if k == GUESSES else speculate(readers, draft, k, rng, NUM_COST)
+        alpha = counts["kept"] / counts["tested"]
+        loads = counts["calls"] * size + counts["guessed"] * small
+        costs[k] = {
+            "kept": alpha,
+            "per_call": counts["symbols"] / counts["calls"],
+            "formula": sum([alpha**i for i in range(k + 1)]),
+            "with_ends": symbols_per_call(alpha, k, [len(text) - 1 for text in texts]),
+            "rows": (counts["guessed"] + counts["calls"]) / counts["symbols"],
+            "loads": loads / counts["symbols"],
+        }
+        kept, per_call, formula, with_ends, rows, loads = costs[k].values()
+        left = f"{k}{kept:>7.0%}{per_call:>8.2f}{formula:>10.2f}{with_ends:>16.2f}"
+        print(f"{left}{rows:>14.2f}{loads:>17,.0f}")
     print(f"On the held-out contexts sum min(p, q) is {overlap:.0%} on average.")
+    return costs
 
 
 def report_conclusion(
-    headline: dict[str, float],
-    hits: dict[str, int],
-    shares: dict[tuple, tuple[float, float]],
-    tests: dict[str, tuple[float, int]],
+    headline: dict[str, float], hits: dict[str, int], gains: dict[tuple, float], bug: float
 ) -> None:
     """What the run has shown, in words."""
-    print(headline)
+    ratio, widest = headline["map_length_ratio"], BEAM_WIDTHS[-1]
+    verdict = "a bad name" if ratio < 0.7 else "no shorter than a name should be"
+    print(f"\nThe most probable name is {verdict}: over the first letters, modes have")
+    print(f"{ratio:.0%} of a real name's length. A beam of {BEAM_WIDTHS[0]} finds", end=" ")
+    print(
+        f"{hits[f'beam {BEAM_WIDTHS[0]}']} of 26 modes, one of {widest} {hits[f'beam {widest}']}."
+    )
+    if 0.0 < headline["hits_gained"] and ratio < 0.7:
+        print("So the better the search, the worse the names.")
+    if headline["real_gained"] > 0.0:
+        print(f"Taming gives up to {100 * headline['real_gained']:.0f} points more real names.")
+    above = sum([gain > 0.04 for gain in gains.values()])
+    below = sum([gain < -0.04 for gain in gains.values()])
+    print(
+        f"At equal variety, of {len(gains)} recipes with a filter {above} are clearly better than"
+    )
+    print(f"temperature alone, and {below} clearly worse.")
+    is_exact = headline["step_error"] < 1e-9 and headline["chi_square_per_df"] < 1.6
+    verdict = "leaves the distribution as it is" if is_exact else "CHANGES the distribution"
+    print(f"Speculative decoding {verdict}, and gives {headline['symbols_per_call']:.1f} symbols")
+    print(f"per call of the target. Tested with the wrong q: chi-square/df {bug:,.0f}.")
 
 
 # === APPENDIX: ENGINE (common/engine.py; microautograd.py derives it) ===
