@@ -453,7 +453,7 @@ def speculative_decode(
         # Neither cache may hold what was not kept. The last symbol has not been read yet.
         target.truncate(len(text) - 1)
         draft_reader.truncate(len(text) - 1)
-        counts.update(calls=1, kept=kept, symbols=len(gained))
+        counts.update(calls=1, rows=len(p_rows), kept=kept, symbols=len(gained))
         counts.update(tested=min(kept + 1, len(guesses)), guessed=len(guesses))
         if trace is not None:
             trace.append((guesses, kept, gained))
@@ -542,7 +542,7 @@ def main() -> dict[str, object]:
         "chi_square_per_df": tests["drawn from q"][0],
         "symbols_per_call": costs[GUESSES]["per_call"],
     }
-    report_conclusion(headline, hits, gains, tests["greedy, tested with q"][0])
+    report_conclusion(headline, hits, shares, gains, tests["greedy, tested with q"][0])
     return {**headline, "details": {"searches": searches, "shares": shares, "costs": costs}}
 
 
@@ -602,7 +602,8 @@ def chi_square(chain: Chain, texts: Sequence[Text]) -> tuple[float, int]:
     rest = sum([number for number in expected.values() if number < 5.0])
     pairs.append((len(texts) - sum([count for count, _ in pairs]), rest))
     total = sum([(count - number) ** 2 / number for count, number in pairs])
-    return total / (len(pairs) - 1), len(pairs) - 1
+    df = max(1, len(pairs) - 1)
+    return total / df, df
 
 
 def plain_decode(target: CachedReader, rng: random.Random) -> Text:
@@ -699,9 +700,9 @@ def report_searches(
     shown = [methods[0], *methods[-3:]]
     titles = {method: "greedy" if method == "beam 1" else method for method in methods}
     print("\n1. THE MODE. The most probable name that begins with ...")
-    print("begins  " + "".join([f"{titles[method]:<14}" for method in shown]) + "log p of the mode")
+    print("begins  " + "".join([f"{titles[method]:<13}" for method in shown]) + "log p of the mode")
     for letter in SHOWN_PROMPTS:
-        cells = [f"{show(searches[letter][method][0]):<14}" for method in shown]
+        cells = [f"{show(searches[letter][method][0]):<13}" for method in shown]
         log_p = searches[letter]["best-first"][1]
         print(f"{letter or '(any)':<8}{''.join(cells)}{log_p:17.2f}")
     letters = [letter for letter in searches if letter]
@@ -769,7 +770,7 @@ def report_recipes(
     print("names in points above the temperature of equal nats (uncertain by 3 to 4)")
     print("   recipe             real   diff.   nats   above   examples")
     for mark, (recipe, pairs) in zip(MARKS, drawn.items()):
-        words = [decode(text) for text, _ in pairs]
+        words = [decode(text) or "(empty)" for text, _ in pairs]
         examples = " ".join(words[:4])[:32].rsplit(" ", 1)[0]
         above = f"{100 * gains[recipe]:+8.0f}" if recipe in gains else " " * 8
         row = f"{shares[recipe]:>6.0%}{len(set(words)) / len(words):>8.0%}{nats[recipe]:>7.1f}"
@@ -861,7 +862,7 @@ def report_costs(
             "per_call": counts["symbols"] / counts["calls"],
             "formula": sum([alpha**i for i in range(k + 1)]),
             "with_ends": symbols_per_call(alpha, k, [len(text) - 1 for text in texts]),
-            "rows": (counts["guessed"] + counts["calls"]) / counts["symbols"],
+            "rows": counts["rows"] / counts["symbols"],
             "loads": loads / counts["symbols"],
         }
         kept, per_call, formula, with_ends, rows, loads = costs[k].values()
@@ -877,30 +878,34 @@ def report_costs(
             draw_one()
         times.append(time.perf_counter())
     plain, speculative = [after - before for before, after in zip(times, times[1:])]
-    print("In pure Python a call costs by its rows and not by its loads, so nothing is saved:")
-    print(f"time  {NUM_COST} names plain {plain:.2f} s, with k = {GUESSES} {speculative:.2f} s")
+    print(f"time  {NUM_COST} names: plain {plain:.2f} s, with k = {GUESSES} {speculative:.2f} s")
     return costs
 
 
 def report_conclusion(
-    headline: dict[str, float], hits: dict[str, int], gains: dict[tuple, float], bug: float
+    headline: dict[str, float],
+    hits: dict[str, int],
+    shares: dict[tuple, float],
+    gains: dict[tuple, float],
+    bug: float,
 ) -> None:
     """What the run has shown, in words."""
-    ratio, widest = headline["map_length_ratio"], BEAM_WIDTHS[-1]
+    ratio = headline["map_length_ratio"]
     verdict = "a bad name" if ratio < 0.7 else "no shorter than a name should be"
-    print(f"\nThe most probable name is {verdict}: over the first letters, modes have")
-    print(f"{ratio:.0%} of a real name's length. A beam of {BEAM_WIDTHS[0]} finds", end=" ")
-    print(
-        f"{hits[f'beam {BEAM_WIDTHS[0]}']} of 26 modes, one of {widest} {hits[f'beam {widest}']}."
-    )
-    if 0.0 < headline["hits_gained"] and ratio < 0.7:
-        print("So the better the search, the worse the names.")
-    if headline["real_gained"] > 0.0:
-        print(f"Taming gives up to {100 * headline['real_gained']:.0f} points more real names.")
+    print(f"\nThe most probable name is {verdict}: over the 26 first letters, the modes")
+    print(f"have {ratio:.0%} of a real name's length.")
+    few, many = [hits[f"beam {width}"] for width in (BEAM_WIDTHS[0], BEAM_WIDTHS[-1])]
+    first = "Greedy decoding" if BEAM_WIDTHS[0] == 1 else f"A beam of {BEAM_WIDTHS[0]}"
+    print(f"{first} finds {few} of them, a beam of {BEAM_WIDTHS[-1]} finds {many}.")
+    if many > few and ratio < 0.7:
+        print("The better the search, the worse the names.")
+    best = max(shares, key=shares.get)
+    own = f"{shares[()]:.0%} of the names from the model as it is"
+    print(f"Real are {own}, {shares[best]:.0%} with {recipe_title(best)}.")
     mean = 100 * sum(gains.values()) / max(1, len(gains))
-    than = "as many real names as" if abs(mean) < 2 else "more than" if mean > 0 else "fewer than"
-    print(f"At equal variety the {len(gains)} recipes with a filter give {than}")
-    print(f"temperature alone: {mean:+.1f} points on average.")
+    than = "as many as" if abs(mean) < 2 else "more than" if mean > 0 else "fewer than"
+    print(f"At equal variety the {len(gains)} recipes with a filter give {than} a temperature:")
+    print(f"{mean:+.1f} points on average.")
     is_exact = headline["step_error"] < 1e-9 and headline["chi_square_per_df"] < 1.6
     verdict = "leaves the distribution as it is" if is_exact else "CHANGES the distribution"
     print(f"Speculative decoding {verdict}, and gives {headline['symbols_per_call']:.1f} symbols")

@@ -39,8 +39,8 @@ VARIANTS = {
     "no_residual": {"residual": lambda p, q: p},
     # The draft knows nothing.
     "untrained_draft": {"DRAFT_STEPS": 0},
-    # A much smaller draft.
-    "tiny_draft": {"DRAFT_SIZE": (2, 1)},
+    # Four times as much training: is the mode only a mistake of a bad model?
+    "long_target": {"TARGET_STEPS": 1800},
 }
 
 TWINS = {
@@ -51,6 +51,7 @@ TWINS = {
 
 SMALL = {
     "TARGET_STEPS": 120,
+    "BEAM_WIDTHS": (1, 20),
     "DRAFT_STEPS": 1,
     "NUM_SAMPLES": 60,
     "RECIPES": ((), (("temperature", 0.3),), (("temperature", 1.5),), (("top_k", 5),)),

@@ -213,7 +213,6 @@ def test_speculative_steps_on_fixed_uniforms(seed, monkeypatch):
         torch.log(torch.tensor([q_rows], dtype=torch.float64)),
         k,
         torch.log(torch.tensor([p_rows], dtype=torch.float64)),
-        False,
     )
     # Ours draws a uniform number for each guess that it tests, then one for the last symbol.
     num_tests = min(int(kept) + 1, k)
