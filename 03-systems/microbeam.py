@@ -128,7 +128,6 @@ class CachedReader:
         self.model, self.num_heads = model, num_heads
         self.keys: list[list[float]] = []
         self.values: list[list[float]] = []
-        self.calls = self.rows = 0
 
     def read(self, text: Sequence[int]) -> list[Row]:
         """Read what is new in the text, in one call -> one row of probabilities per new symbol."""
@@ -142,8 +141,6 @@ class CachedReader:
             return scaled_dot_product_attention(q, *past, self.num_heads, spans)
 
         logits = self.model.forward(text[first:], range(first, len(text)), attend)
-        self.calls += 1
-        self.rows += len(text) - first
         return [softmax_row(row) for row in logits.data]
 
     def truncate(self, length: int) -> None:
@@ -376,7 +373,7 @@ def draw_text(
 # time a GPU has enough rows per call to be busy, and rejected guesses then cost real time.
 
 Draft = tuple[Callable[[Row], Row], Callable[[Row], Row]]  # drawn from, tested with
-Readers = tuple["CachedReader", "CachedReader"]  # target and draft
+Readers = tuple[CachedReader, CachedReader]  # target and draft
 
 
 def unchanged(q: Row) -> Row:
@@ -506,9 +503,7 @@ def main() -> dict[str, object]:
     rng.shuffle(names)
     held_out, training, real = names[-NUM_HELD_OUT:], names[:-NUM_HELD_OUT], set(names)
     print(f"{len(names):,} names, {NUM_HELD_OUT:,} of them held out")
-    print(
-        f"\nTraining the target, then the draft; knowing nothing costs ln 27 = {log(27):.2f} nats"
-    )
+    print(f"\nTraining target and draft; knowing nothing costs ln 27 = {log(27):.2f} nats")
     target = train(TARGET_SIZE, TARGET_STEPS, training, rng)
     draft_reader = train(DRAFT_SIZE, DRAFT_STEPS, training, rng)
     readers = (target, draft_reader)
@@ -900,8 +895,8 @@ def report_conclusion(
     if many > few and ratio < 0.7:
         print("The better the search, the worse the names.")
     best = max(shares, key=shares.get)
-    own = f"{shares[()]:.0%} of the names from the model as it is"
-    print(f"Real are {own}, {shares[best]:.0%} with {recipe_title(best)}.")
+    own = f"{shares[()]:.0%} from the model as it is"
+    print(f"Real names: {own}, {shares[best]:.0%} with {recipe_title(best)}.")
     mean = 100 * sum(gains.values()) / max(1, len(gains))
     than = "as many as" if abs(mean) < 2 else "more than" if mean > 0 else "fewer than"
     print(f"At equal variety the {len(gains)} recipes with a filter give {than} a temperature:")

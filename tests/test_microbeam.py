@@ -351,7 +351,6 @@ def test_reading_in_parts_and_forgetting_change_nothing(letters, data):
     reader.truncate(cut)
     assert len(reader.keys) == len(reader.values) == cut
     assert largest_difference(reader.read(text), whole[cut:]) <= 1e-12
-    assert (reader.calls, reader.rows) == (2, cut + 1 + len(text) - cut)
     chain = script.Chain(new_reader())
     assert largest_difference([chain.next(tuple(text))], whole[-1:]) <= 1e-12
     packed, _ = script.predict(
@@ -374,7 +373,8 @@ def test_real_models_speculate_like_the_target():
     trace = []
     text, counts = script.speculative_decode(readers, script.DRAFTS["drawn from q"], 4, rng, trace)
     assert sum([gained for _, _, gained in trace], []) == list(text[1:])
-    assert len(trace) == counts["calls"] == readers[0].calls
+    assert len(trace) == counts["calls"]
+    assert len(readers[0].keys) == len(text) - 1
     same, more = script.speculative_decode(
         (new_reader(1), new_reader(1)), script.DRAFTS["drawn from q"], 4, rng
     )
