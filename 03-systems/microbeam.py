@@ -17,14 +17,20 @@ things: what happens to the names as the search for the mode gets better; how ma
 filter gives for the variety that it costs; and how many symbols one call of the target yields,
 while a test of the drawn names finds no change, unless the draft is used wrongly.
 
+What pure Python can show is counted calls, and counted numbers loaded from memory. The time that
+speculative decoding saves on a GPU it cannot show: here a call costs by its rows, and the time
+grows.
+
 In the code    In the papers   Meaning                                               Shape
-text           x_1..x_t        symbols so far; 0 starts and ends a name, 1-26 = a-z   t
+text           x_1..x_t        symbols so far; 0 starts and ends a name, 1-26 = a-z  t
 p              p(x | x_<t)     the target's probabilities of the next symbol         [27]
 q              q(x | x_<t)     the draft's probabilities of the next symbol          [27]
 k              gamma, K        symbols that the draft guesses before a check         number
-accepted       n               how many of these guesses the target keeps            number
-residual       p', (q - p)+    what is drawn from after a rejection                  [27]
+kept           n               how many of these guesses the target accepts          number
+residual       p'              what is drawn from after a rejection                  [27]
 alpha          alpha           probability that a guess is kept                      number
+
+The letters are Leviathan et al.'s; Chen et al. write q for the target and p for the draft.
 
 Left out: scores divided by length (a patch in beam search for what section 2 shows), sampling
 several texts together, drafts that share the target's layers (EAGLE, MTP), and trees of guesses.
@@ -184,10 +190,10 @@ class Chain:
 # decoding, since the path to the better one can be pushed out of the beam at any step.
 #
 # Best-first search cannot miss it. Texts wait in a queue, the most probable first. Take the first
-# one. If it is unfinished, put all 27 of its continuations back in. If it is finished, it is the
-# mode: whatever else is in the queue is no more probable, and a continuation only loses, since it
-# multiplies by a number of at most 1. (This is A* with no estimate of the way that remains.) For
-# names it looks at some dozens of contexts; for long texts the queue grows exponentially.
+# one. If it is unfinished, put all 27 of its continuations in. If it is finished, it is the mode:
+# nothing else in the queue is more probable, and a continuation only loses, since it multiplies by
+# a number of at most 1. (This is A* with no estimate of the way that remains.) For names it reads
+# some dozens of contexts; for long texts the queue can grow exponentially.
 
 
 def beam_search(chain: Chain, prompt: Text, width: int) -> tuple[Text, float, int]:
@@ -224,10 +230,12 @@ def best_first_search(chain: Chain, prompt: Text) -> tuple[Text, float, int]:
 
 # Why is the mode a bad name? A short name has few factors below 1. A name of six letters has seven,
 # and each letter had good alternatives. Long names hold nearly all the probability together, but it
-# is shared among so many that none of them has much. So the mode says little about the
-# distribution: hardly any draw comes near it. In translation the same was found (Stahlberg &
-# Byrne): the mode is often the empty sentence, and beam search works well there *because* it
-# misses it. Dividing log p by the length is the usual patch (length_penalty in transformers).
+# is shared among so many that none of them has much. Nor is this only a mistake of a model that has
+# seen too little: after four times as many steps the modes still have only
+# 17% [results: long_target.map_length_ratio] of a name's length. In translation the same was found
+# (Stahlberg & Byrne): the mode is often the empty sentence, and beam search works well there
+# *because* it misses it. Dividing log p by the length is the usual patch (length_penalty in
+# transformers).
 
 # === A TAMER DISTRIBUTION: TEMPERATURE AND FILTERS ===
 
@@ -321,9 +329,8 @@ def draw_text(
 # of the names: 5 nats is the variety of exp(5) = 148 equally likely names. (Counting the different
 # names among 500 tells little: most recipes come out near 100%.) Now a filter can be compared with
 # its cheapest rival, at equal variety: does it give more real names than the temperature that has
-# as many nats? Here it does not. Filters are meant to cut off a long tail of nonsense, and an
-# alphabet of 27 symbols has no long tail. A vocabulary of 100,000 tokens has one.
-
+# as many nats? Here it does not. A likely reason: filters are meant to cut off a long tail of
+# nonsense. A vocabulary of 100,000 tokens has one; an alphabet of 27 symbols has not.
 
 # === THE DISTRIBUTION ITSELF, CHEAPER: SPECULATIVE DECODING ===
 
@@ -340,7 +347,8 @@ def draw_text(
 # Proof that a step gives x with probability p(x), for every q:
 #
 #     x is drawn and kept:      q(x) min(1, p(x) / q(x)) = min(p(x), q(x))
-#     something is rejected:    R = 1 - sum_y min(p(y), q(y)) = sum_y max(0, p(y) - q(y))
+#     something is rejected:    R = 1 - sum_y min(p(y), q(y))
+#                                 = sum_y (p(y) - min(p(y), q(y))) = sum_y max(0, p(y) - q(y))
 #     rejected, redrawn as x:   R * max(0, p(x) - q(x)) / R = max(0, p(x) - q(x))
 #     together:                 min(p(x), q(x)) + max(0, p(x) - q(x)) = p(x)
 #
@@ -354,23 +362,26 @@ def draw_text(
 #     redrawn            0.2    0      0.1     R times the residual
 #     kept + redrawn     0.5    0.3    0.2     = p
 #
-# Every symbol is thus drawn from p given the symbols before it, so by the chain rule whole names
-# are too. A guess is kept with the chance alpha = sum_y min(p(y), q(y)).
+# This holds at every place, whatever happened before it. So every symbol has its probability given
+# the symbols before it, and by the chain rule every name has its own. (What was guessed after a
+# rejected symbol must go: it continues a text that does not exist.)
 #
-# The cost is all that the draft decides. An untrained one gives 1.2 [results: untrained_draft.x]
-# symbols per call, and the names are still drawn from p. People often take this for an
-# approximation, as with quantised weights. It is none.
+# The draft decides only the cost: a guess is kept with the chance alpha = sum_y min(p(y), q(y)). An
+# untrained draft gives 1.2 [results: untrained_draft.symbols_per_call] symbols per call, and its
+# chi-square per degree of freedom (below) is 1.0 [results: untrained_draft.chi_square_per_df].
+# "Speculative decoding is an approximation" is a common mistake.
 #
 # The proof needs one thing: the q of the test must be what x was drawn *from*. A tempting bug: the
 # draft takes its likeliest symbol, b, since it looks like the best guess, but the test still uses
 # q(b) = 0.6. Then b is kept with probability 0.3 / 0.6 = 0.5, and the step gives (1/3, 1/2, 1/6)
-# instead of p. Reading the text one would not notice. A greedy draft is allowed if the test uses
-# what it was drawn from, probability 1 for b. Then b is kept with probability p(b) = 0.3.
+# instead of p. Reading the names one would hardly notice. A greedy draft is allowed if the test
+# uses what it was drawn from: probability 1 for b. Then b is kept with probability p(b) = 0.3.
 #
-# In production: generate(assistant_model=...) in transformers, speculative_config in vLLM. To draw
-# from a filtered p, both p and q are filtered before the test. The draft costs memory for its
-# weights and a KV cache of its own. The gain is one for small batches: with many requests at a
-# time a GPU has enough rows per call to be busy, and rejected guesses then cost real time.
+# In production: generate(assistant_model=...) in transformers, speculative_config in vLLM. The
+# draft need not be a network: prompt lookup copies its guesses from earlier text. To draw from a
+# filtered p, filter p and q before the test. The draft costs memory for its weights and a KV cache
+# of its own. It pays for small batches. With many requests at a time the GPU's arithmetic is busy,
+# and then every rejected guess costs time.
 
 Draft = tuple[Callable[[Row], Row], Callable[[Row], Row]]  # drawn from, tested with
 Readers = tuple[CachedReader, CachedReader]  # target and draft
