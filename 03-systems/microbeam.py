@@ -31,7 +31,7 @@ alpha          alpha           probability that a guess is kept                 
 
 The letters are Leviathan et al.'s; Chen et al. write q for the target and p for the draft.
 
-Left out: scores divided by length (a patch in beam search for what section 2 shows), sampling
+Left out: scores divided by length (beam search's patch for modes that are too short), sampling
 several texts together, drafts that share the target's layers (EAGLE, MTP), and trees of guesses.
 
 A number marked [results: key] is not from this run: it was recorded from a run with one thing
@@ -191,8 +191,8 @@ class Chain:
 # Best-first search cannot miss it. Texts wait in a queue, the most probable first. Take the first
 # one. If it is unfinished, put all 27 of its continuations in. If it is finished, it is the mode:
 # nothing else in the queue is more probable, and a continuation only loses, since it multiplies by
-# a number of at most 1. (This is A* with no estimate of the way that remains.) For names it reads
-# some dozens of contexts; for long texts the queue can grow exponentially.
+# a number of at most 1. (This is A* with no estimate of the way that remains.) Here it reads
+# some dozens of contexts per name; for long texts the queue can grow exponentially.
 
 
 def beam_search(chain: Chain, prompt: Text, width: int) -> tuple[Text, float, int]:
