@@ -14,7 +14,7 @@ distribution exactly.
 
 The run trains a small GPT, the target, and a smaller one, the draft, on names. Look at three
 things: what happens to the names as the search for the mode gets better; how many real names each
-filter gives for the variety that it costs; and how many symbols one call of the target yields,
+filter gives, and how much variety that costs; and how many symbols one call of the target yields,
 while a test of the drawn names finds no change, unless the draft is used wrongly.
 
 What pure Python can show is counted calls, and counted numbers loaded from memory. It cannot show
@@ -27,7 +27,7 @@ q              q(x | x_<t)     the draft's probabilities of the next symbol     
 k              gamma, K        symbols that the draft guesses before a check         number
 kept           n               how many of these guesses the target accepts          number
 residual       p'              what is drawn from after a rejection                  [27]
-alpha          alpha           probability that a guess is kept                      number
+alpha          beta, alpha     chance that a guess is kept: at a place, or the mean  number
 
 The letters are Leviathan et al.'s; Chen et al. write q for the target and p for the draft.
 
@@ -73,14 +73,14 @@ TARGET_SIZE = (16, 4)  # entries of a vector, heads
 DRAFT_SIZE = (8, 2)  # a third of the target's numbers
 TARGET_STEPS = 450  # training steps of BATCH_SIZE names
 DRAFT_STEPS = 250
-BATCH_SIZE = 4  # no name is seen twice: the model cannot copy by heart
-LEARNING_RATE = 0.01  # at its highest; it falls to 0 in a straight line
+BATCH_SIZE = 4  # no name is seen twice: the model cannot learn names by heart
+LEARNING_RATE = 0.01  # at its highest, after 10 steps; it falls to 0 in a straight line
 
 BEAM_WIDTHS = (1, 2, 5, 10, 20)  # width 1 is greedy decoding
 SHOWN_PROMPTS = ("", "a", "e", "j", "m", "s")  # in the table; all 26 letters are counted
 
 NUM_SAMPLES = 500  # names drawn with each recipe
-# Each recipe: (filter, its number), applied from left to right; () is the model as it is.
+# Each recipe: (filter or temperature, its number), from left to right; () is the model as it is.
 RECIPES = (
     (),
     (("temperature", 0.3),),
@@ -101,17 +101,17 @@ GUESSES = 4  # k, symbols that the draft guesses before each call of the target
 GUESSES_COMPARED = (1, 2, 4, 6)  # k in the table of costs
 NUM_TESTED = 700  # names for each chi-square test
 NUM_COST = 200  # names for each other k in the table of costs
-NUM_CONTEXTS = 2000  # held-out contexts on which a step's distribution is computed exactly
+NUM_CONTEXTS = 2000  # held-out contexts, or a few more, for the exact test of a step
 
 # === A DISTRIBUTION OVER TEXTS ===
 
 # The two models are microgpt's; their code and training stand in the appendix. A model gives the
-# probability of one next symbol. The chain rule makes a distribution over whole names of it:
+# probability of one next symbol. The chain rule turns this into a distribution over whole names:
 #
 #     p("ava.") = p(a | start) p(v | a) p(a | av) p(. | ava)        the end mark is a symbol too
 #
-# Leave out the end mark and names of different length cannot be compared. A name is finished when
-# it ends with the mark 0, or when it fills the context.
+# Without the end mark, names of different length cannot be compared. A name is finished when it
+# ends with the mark 0, or when the context has no room for another symbol.
 
 Row = list[float]  # probabilities of the 27 symbols
 Text = tuple[int, ...]  # symbols, the start mark first
@@ -123,10 +123,10 @@ def is_finished(text: Sequence[int]) -> bool:
 
 
 class CachedReader:
-    """A trained model that reads a text bit by bit, and can forget the end of it again.
+    """A trained model that reads a text piece by piece, and can forget the end of it again.
 
     The keys and values of the symbols that it has read are kept (the KV cache). One call reads any
-    number of new symbols: this is what makes checking several guesses as cheap as writing one.
+    number of new symbols: so on a GPU checking several guesses is nearly as cheap as writing one.
     """
 
     def __init__(self, model: GPT, num_heads: int) -> None:
@@ -149,7 +149,7 @@ class CachedReader:
         return [softmax_row(row) for row in logits.data]
 
     def truncate(self, length: int) -> None:
-        """Forget all but the first symbols. A paged cache gives back the blocks (vLLM)."""
+        """Forget all but the first symbols. (vLLM counts back, and overwrites the rest later.)"""
         del self.keys[length:], self.values[length:]
 
 
@@ -185,14 +185,14 @@ class Chain:
 #     p(b) = 0.4    p(x | b) = 0.9, p(y | b) = 0.1        bx 0.36, by 0.04     the mode is bx
 #
 # Beam search keeps the `width` best unfinished texts instead of one. In the example width 2 finds
-# bx. In general a wider beam may miss the mode too, and may even end with a worse text than greedy
-# decoding, since the path to the better one can be pushed out of the beam at any step.
+# bx. In general a wider beam may miss the mode too. It may even end with a worse text than greedy
+# decoding, if texts that begin better and end worse push the greedy text out of the beam.
 #
 # Best-first search cannot miss it. Texts wait in a queue, the most probable first. Take the first
 # one. If it is unfinished, put all 27 of its continuations in. If it is finished, it is the mode:
 # nothing else in the queue is more probable, and a continuation only loses, since it multiplies by
-# a number of at most 1. (This is A* with no estimate of the way that remains.) Here it reads
-# some dozens of contexts per name; for long texts the queue can grow exponentially.
+# a number of at most 1. (This is Dijkstra's search: A* with no estimate of what remains.)
+# Here it reads about as many contexts as a beam of 20; for long texts they can grow exponentially.
 
 
 def beam_search(chain: Chain, prompt: Text, width: int) -> tuple[Text, float, int]:
@@ -233,7 +233,7 @@ def best_first_search(chain: Chain, prompt: Text) -> tuple[Text, float, int]:
 # is a part of it: with four times as many training steps the modes have
 # 47% [results: long_target.map_length_ratio] of a name's length and not
 # 17% [results: seed_42.map_length_ratio]. But half a name is still missing. In translation the mode
-# was often the empty sentence (Stahlberg & Byrne), and beam search worked well *because* it missed
+# was often the empty sentence (Stahlberg & Byrne): beam search does well there *because* it misses
 # the mode. Dividing log p by the length is the usual patch (length_penalty in transformers).
 
 # === A TAMER DISTRIBUTION: TEMPERATURE AND FILTERS ===
@@ -251,10 +251,11 @@ def best_first_search(chain: Chain, prompt: Text) -> tuple[Text, float, int]:
 # enough and 0.5 + 0.3 is: the symbol that crosses the line stays. min-p 0.2 keeps three, those of
 # at least 0.2 * 0.5 = 0.1. top-k does not notice whether the model is sure; the other two do.
 #
-# A filter must be given probabilities that sum to 1. Hand p^(1/T) to top-p as it is, and it cuts at
-# a wrong mass. The order matters too: a high temperature flattens p, and whatever filter follows
-# then lets more in. In transformers: generate(do_sample=True, temperature=, top_k=, top_p=,
-# min_p=), the temperature first. llama.cpp applies it last.
+# top-p needs probabilities that sum to 1. Hand it p^(1/T) as it is, and it cuts at a wrong mass.
+# Order matters too: a high temperature flattens p, so that top-p and min-p let more in after it. In
+# transformers: generate(do_sample=True, temperature=, top_k=, top_p=, min_p=), the temperature
+# first, and top_k is 50 if nobody sets it. llama.cpp applies the temperature last. T = 0 stands for
+# greedy decoding. Even this can vary on a GPU: how its sums are rounded may depend on the batch.
 
 
 def normalised(row: Row) -> Row:
@@ -326,24 +327,24 @@ def draw_text(
 
 # How do we measure variety? The mean of -log(probability of the drawn name) estimates the entropy
 # of the names: 5 nats is the variety of exp(5) = 148 equally likely names. (Counting the different
-# names among 500 tells little: most recipes come out near 100%.) Now a filter can be compared with
-# its cheapest rival, at equal variety: does it give more real names than the temperature that has
-# as many nats? Here none does. A likely reason: filters are meant to cut off a long tail of
-# nonsense. A vocabulary of 100,000 tokens has one; an alphabet of 27 symbols has not.
+# names among 500 tells little: most recipes come out near 100%.) Now each filter can be compared
+# with its simplest rival: does it give more real names than the temperature that has as many nats?
+# Here none does (two are too close to tell). A likely reason: filters are meant to cut off a long
+# tail of nonsense. A vocabulary of 100,000 tokens has one; an alphabet of 27 symbols has not.
 
 # === THE DISTRIBUTION ITSELF, CHEAPER: SPECULATIVE DECODING ===
 
 # Drawing a name costs one call of the target per symbol, one after the other. On a GPU each call
 # loads all the model's numbers to use them for a single row, and this loading is what takes the
 # time. To read five known symbols in one call takes hardly longer. But the symbols to come are not
-# known. So a draft, small and fast, guesses k of them, and the target reads all k in one call. This
-# gives p at each of these places, and p decides there what to keep:
+# known. So a draft, small and fast, guesses k of them, and the target reads the last known symbol
+# and all k in one call. This gives p at the place of each guess, where it decides what to keep:
 #
 #     the draft drew x from q. Keep it with probability min(1, p(x) / q(x)). If it is rejected, drop
 #     the guesses after it as well, and draw from the residual: max(0, p - q), normalised. If all k
 #     are kept, the call has given one more p, after the last guess: draw a bonus symbol from it.
 #
-# Proof that a step gives x with probability p(x), for every q:
+# Proof that a step (a guess, its test, and the redraw) gives x with probability p(x), for every q:
 #
 #     x is drawn and kept:      q(x) min(1, p(x) / q(x)) = min(p(x), q(x))
 #     something is rejected:    R = 1 - sum_y min(p(y), q(y))
@@ -373,14 +374,14 @@ def draw_text(
 # The proof needs one thing: the q of the test must be what x was drawn *from*. A tempting bug: the
 # draft takes its likeliest symbol, b, since it looks like the best guess, but the test still uses
 # q(b) = 0.6. Then b is kept with probability 0.3 / 0.6 = 0.5, and the step gives (1/3, 1/2, 1/6)
-# instead of p. Reading the names one would hardly notice. A greedy draft is allowed if the test
-# uses what it was drawn from: probability 1 for b. Then b is kept with probability p(b) = 0.3.
+# instead of p. A greedy draft is allowed if the test uses what the guess was drawn from:
+# probability 1 for b. Then b is kept with probability p(b) = 0.3.
 #
 # In production: generate(assistant_model=...) in transformers, speculative_config in vLLM. The
 # draft need not be a network: prompt lookup copies its guesses from earlier text. To draw from a
-# filtered p, filter p and q before the test. The draft costs memory for its weights and a KV cache
-# of its own. It pays for small batches. With many requests at a time the GPU's arithmetic is busy,
-# and then every rejected guess costs time.
+# filtered p, filter p before the test, and q too, or fewer guesses are kept. The draft costs memory
+# for its weights and a KV cache of its own. It pays for small batches. With many requests at a time
+# the GPU's arithmetic is busy, and then every rejected guess costs time.
 
 Draft = tuple[Callable[[Row], Row], Callable[[Row], Row]]  # drawn from, tested with
 Readers = tuple[CachedReader, CachedReader]  # target and draft
@@ -473,8 +474,8 @@ def speculative_decode(
 # from the functions above and without chance, and compares it with p on contexts from held-out
 # names. The second counts the first two symbols of the names that were really drawn, and compares
 # with the exact probabilities from the chain rule. chi-square is the sum of
-# (count - expected)^2 / expected; divided by its degrees of freedom it is near 1 if the names come
-# from the expected distribution, and grows with the number of names if they do not.
+# (count - expected)^2 / expected. Divided by its degrees of freedom (df) it is near 1 if the names
+# come from the expected distribution, and grows with the number of names if they do not.
 #
 # Drawing alone would not do. Suppose that after a rejection we draw from p and not from the
 # residual. Then a step is off by up to 0.17 [results: no_residual.step_error], but the names pass,
@@ -496,8 +497,8 @@ def step_error(p: Row, drawn: Row, tested: Row) -> float:
 # The cost. If every guess is kept with the same chance alpha, one call gives on average
 # 1 + alpha + ... + alpha^k = (1 - alpha^(k+1)) / (1 - alpha) symbols: the i-th guess counts only if
 # it and all before it are kept, and one symbol always comes from the target. This is Leviathan's
-# formula, for a text without end. A name ends after some eight symbols, and the rest of a call is
-# lost. So we also compute it for names of the lengths that were drawn.
+# formula, for a text without end. But a held-out name has 6.2 letters and an end mark, and what a
+# call could give after it is lost. So we also compute it for names of the lengths that were drawn.
 
 
 def symbols_per_call(alpha: float, k: int, lengths: Sequence[int]) -> float:
@@ -682,7 +683,7 @@ def num_numbers(reader: CachedReader) -> int:
 
 
 def read_held_out(readers: Readers, names: Sequence[str]) -> tuple[list[Row], list[Row], float]:
-    """p and q [NUM_CONTEXTS][27] on held-out contexts, and the mean log p of these names."""
+    """p and q on at least NUM_CONTEXTS held-out contexts, each [27], and the names' mean log p."""
     few, total = [], 0
     for name in names:
         if total < NUM_CONTEXTS:
@@ -766,7 +767,7 @@ def report_recipes(
     drawn: dict[tuple, list[tuple[Text, float]]], real: set[str]
 ) -> tuple[dict[tuple, float], dict[tuple, float]]:
     """Table and picture -> by recipe: the share of real names, and how much more this is than a
-    temperature gives at equal entropy (for recipes without a temperature).
+    temperature gives at equal entropy (for recipes with a filter).
     """
     shares, nats = {}, {}
     for recipe, pairs in drawn.items():

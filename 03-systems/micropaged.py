@@ -26,12 +26,14 @@ block          KV block, page       BLOCK_SIZE neighbouring slots
 block table    block table          the blocks of one sequence, in the order of its symbols
 count          reference count      in how many tables a block stands
 step           iteration            one pass of the network over all running requests
-held           --                   slots of running requests: no new request can get them
+held           --                   slots of running requests: others may share, not take them
 live           --                   held slots with a symbol's keys and values; the rest is empty
 read           prefill, decode      compute symbols' keys and values, and the logits that follow
+number read    --                   an entry of a weight, key or value, fetched from memory
 
-What is left out: swapping to the CPU's memory, cutting long prompts into chunks, requests that
-arrive while others run, and the kernel that makes this fast on a GPU.
+What is left out: swapping to the CPU's memory, cutting long prompts into chunks (chunked prefill),
+requests that arrive while others run, sending a request to the server that has its beginning
+(KV-aware routing), and the kernel that makes this fast on a GPU.
 
 A number marked [results: ...] is not from this run: it was recorded from a run with one thing
 changed, and stands in results/micropaged.json under that key.
@@ -41,7 +43,8 @@ Read first: microkv.
 Papers: Kwon et al., "Efficient Memory Management for Large Language Model Serving with
 PagedAttention", 2023, arXiv:2309.06180 (vLLM). Yu et al., "Orca", OSDI 2022 (a scheduler that
 works step by step). Zheng et al., "SGLang", 2023, arXiv:2312.07104 (RadixAttention). Prabhu et
-al., "vAttention", 2024, arXiv:2405.04437. Su et al., "RoFormer", 2021, arXiv:2104.09864 (RoPE).
+al., "vAttention", 2024, arXiv:2405.04437 (leaves the tables to the GPU's virtual memory). Su et
+al., "RoFormer", 2021, arXiv:2104.09864 (RoPE).
 """
 
 from __future__ import annotations
@@ -79,7 +82,7 @@ PREFIX_SLOTS = 384  # memory there
 NUM_SAMPLES = 4  # texts that continue one prompt in COPY-ON-WRITE
 SAMPLE_PROMPTS = (10, 12)  # symbols; the second one fills its last block
 
-# The model is microkv's: a small Llama with rotary positions (RoPE), trained for fewer steps.
+# The model is microkv's, with rotary positions (RoPE) and a ReLU MLP, trained for fewer steps.
 NUM_LAYERS = 2
 WIDTH = 16  # entries of a row of the residual stream
 NUM_HEADS = 2
@@ -129,9 +132,9 @@ class Request:
 
 
 # In microkv every text has a cache of its own, which grows. Python's lists hide the problem: they
-# move when they grow. A GPU's memory for keys and values is one array, and moving gigabytes while
-# everyone waits is out of the question. write_alone, in the appendix, still writes a request in
-# microkv's way: every server below must write the same, symbol for symbol.
+# move when they grow. A server allocates one array for all keys and values when it starts, and
+# moving gigabytes in it while everyone waits costs too much. write_alone, in the appendix, still
+# writes a request in microkv's way: every server below must write the same, symbol for symbol.
 #
 # Three kinds of waste, for regions of 8 slots in a memory of 20 (. free, - reserved and empty):
 #
@@ -139,9 +142,8 @@ class Request:
 #
 #   reserved               the slots that a will still fill: empty today, and closed to others
 #   internal fragmentation the slots that a will never fill, because its text ends before
-#   external fragmentation free slots that are too few in one piece: the last 4. If b leaves, 8
-#                          more are free. As regions of different sizes come and go, such holes
-#                          are everywhere
+#   external fragmentation free slots in pieces that are too small: the last 4. Where regions of
+#                          different sizes come and go, such holes appear everywhere
 #
 # With blocks, only a sequence's last block can have empty slots, BLOCK_SIZE - 1 at most. And as all
 # blocks have the same size, any free block fits: there is no external fragmentation.
@@ -154,9 +156,9 @@ class Request:
 # is given away while others still read it. No error is raised, but of the requests that share a
 # beginning only 27% [results: free_ignores_counts.identical] then write the right text.
 #
-# How large should a block be? Half of a text's last block is empty on average, so small blocks
-# waste less, and more of them can be shared. Large blocks make short tables, and a kernel reads
-# longer runs of neighbouring rows.
+# How large should a block be? About half of a text's last block is empty on average, so small
+# blocks waste less. They also share more of a common beginning, since only full blocks are found.
+# Large blocks make short tables, and a kernel reads longer runs of neighbouring rows.
 
 Lists = Sequence[Sequence]  # a list for each sequence, or a matrix
 
@@ -177,8 +179,8 @@ class BlockPool:
         self.arena, self.block_size = Arena(num_slots), block_size
         self.counts = [0] * (num_slots // block_size)
         self.free = dict.fromkeys(range(len(self.counts)))  # a queue: dicts keep their order
-        self.names: dict[int, str] = {}  # of the blocks whose content may be found again,
-        self.blocks: dict[str, int] = {}  # and back: see PREFIX SHARING
+        self.names: dict[int, str] = {}  # block -> name of its content, and
+        self.blocks: dict[str, int] = {}  # name -> block: see PREFIX SHARING
 
     def allocate(self) -> int:
         """Take the block that has been free for the longest time."""
@@ -234,17 +236,18 @@ class BlockTable:
 
 
 # Attention looks slots up in the table and otherwise computes what it always computes, in the same
-# order: the logits are equal to the last bit. It is not faster, it even has one look-up more for
-# each block. Here the rows found are collected in a list first. On a GPU this would be a copy, so
-# the kernel follows the table inside its loop over keys. In production: vLLM, and FlashAttention
-# and FlashInfer take a block table as an argument (flash_attn_with_kvcache(..., block_table=)).
+# order: the logits are equal to the last bit. (On a GPU the last digits can differ, as the order of
+# a kernel's sums may depend on how many requests are in the pass.) Paging does not make attention
+# faster: it adds a look-up for each block. Here the rows found are collected in a list first. On a
+# GPU this would be a copy, so the kernel follows the table inside its loop over keys. vLLM's own
+# kernels, FlashInfer, and FlashAttention do so (flash_attn_with_kvcache(..., block_table=)).
 #
 # Where the likeness to an operating system ends: no page fault brings a missing block from a disk.
 # All blocks of a running sequence are in memory, and the scheduler has made sure of it beforehand.
 
 
 def paged_attention(q: Lists, slots: Sequence[int], layer: int, arena: Arena) -> Tensor:
-    """Queries of the last len(q) symbols of a sequence, over all its slots -> [len(q)][WIDTH]."""
+    """Queries of a sequence's last len(q) symbols, over all its symbols -> [len(q)][WIDTH]."""
     keys = Tensor([arena.keys[layer][slot] for slot in slots])
     values = Tensor([arena.values[layer][slot] for slot in slots])
     spans = [(0, i + 1) for i in range(len(slots) - len(q), len(slots))]
@@ -326,8 +329,8 @@ class PagedMemory:
 # (continuous batching, Orca). Static batching, where a batch starts and ends together, waits for
 # its longest text. Every step reads all weights once, whether for four requests or for twenty. So
 # fewer steps take less time, as long as the GPU waits for its memory (microkv), and we count steps.
-# To count them all alike is an idealisation: a step with long prompts takes longer, and the keys
-# and values must be read too. The run counts them as well.
+# To count them all alike is an idealisation: a step with long prompts takes longer, and keys and
+# values, equally many in all memories, must be read too. So all numbers read fall less than steps.
 #
 # What if a running request needs a block and none is free? Nothing was reserved, so this will
 # happen. The request that came last is preempted: its blocks are released, and it goes back to the
@@ -335,12 +338,13 @@ class PagedMemory:
 # that it has written are read in one pass (recomputation), and it goes on with the next symbol.
 # (If it lost its text but had used up its random numbers, only 39%
 # [results: drop_generated.identical] of the texts would be right in the worst run.)
-# The alternative, swapping, copies the blocks to the CPU's memory and back; reading again is
-# usually the faster way, since it is one pass over many symbols. Why the last one? Then the first
-# of all is never preempted, and always finishes. So no request waits for ever.
+# The alternative, swapping, copies the blocks to the CPU's memory and back. Kwon et al. found both
+# about equally fast with blocks of 16 to 64 slots; today's vLLM reads again. Why the last one? Then
+# the first of all is never preempted, and always finishes. So no request waits for ever.
 #
 # SPARE: if a new request got the very last block, it would soon be preempted. So admission, but not
-# growth, leaves some blocks free (1% in vLLM's first scheduler).
+# growth, leaves some blocks free (the watermark: 1% in vLLM's first scheduler), unless nobody runs.
+# In vLLM many preemptions mean: lower max_num_seqs, or raise gpu_memory_utilization.
 
 
 def preempt(victim: Request, waiting: deque[Request], memory: PagedMemory) -> None:
@@ -385,17 +389,18 @@ def serve(model: Transformer, orders: Sequence[Order], memory: Memory) -> Log:
 # A fair baseline differs in its memory alone: the same queue, the same scheduler, the same pass,
 # and here even the same attention. A request waits until its region is free, and is never refused.
 #
-#   reserve the most    MAX_LENGTH slots each: what servers did before vLLM. In such servers Kwon
-#                       et al. found 20 to 38% of the slots live
+#   reserve the most    MAX_LENGTH slots each: what servers did before vLLM. Kwon et al. found 20%
+#                       of the slots live (oracle: 38%, vLLM: 96%)
 #   oracle              exactly the slots that the request will fill, which nobody can know: no
 #                       internal fragmentation is left, but slots reserved for later, and holes
-#   limit for regions   the oracle without holes and without waiting for the first in the queue
+#   limit for regions   the oracle without holes, all slots reserved until the end
 #   limit               a memory that is always full of symbols that are needed. Nothing can do with
-#                       fewer steps, unless requests share symbols
+#                       fewer steps, if requests share nothing and write one symbol per step
 #
 # The limits are sums. A prompt of 10 symbols that is continued by 3 needs 10, 11 and 12 slots in
 # its three steps, 33 in all (its last symbol is never read). An exact region takes 3 * 12 = 36.
-# Such numbers are added up over all requests and divided by the number of slots.
+# Such numbers are added up over all requests and divided by the number of slots. (And no limit is
+# below the steps of the longest text.) A real queue ends: then nobody is left to fill the memory.
 
 
 class ContiguousMemory:
@@ -436,15 +441,15 @@ class ContiguousMemory:
 #     name_i = hash(name_(i-1), symbols of block i)
 #
 # Without the chain, "anna" at the start of a text and "anna" in its middle would be one block, and
-# that is wrong: keys depend on the position, and in layer 2 on everything before. The hash must be
-# one without collisions (SHA-256), or a user could be given another user's text as context.
+# that is wrong: keys depend on the position, and in layer 2 on everything before. Nobody should be
+# able to find a collision of the hash (SHA-256): one user could get another's text as context.
 #
 # Three rules, all of them vLLM's. Only full blocks have names, because they will not change. At
 # least the last symbol is always read again: the next symbol's logits come from its pass. And a
 # free block keeps its name and content until it is allocated again, so a beginning can be found
 # even after everyone who used it has gone. (So a preempted request may find its own blocks again.)
 # vLLM does this by default (automatic prefix caching). SGLang keeps the texts in a tree instead of
-# hashes (RadixAttention).
+# hashes (RadixAttention). To profit, put what varies (a date, a user's name) late in a prompt.
 
 
 def block_names(symbols: Sequence[int], block_size: int) -> list[str]:
@@ -468,7 +473,7 @@ def find_prefix(pool: BlockPool, symbols: Sequence[int]) -> list[int]:
 
 
 def begin_with(table: BlockTable, blocks: Sequence[int], length: int) -> None:
-    """Give an empty table blocks that already hold its first symbols. Nothing is copied."""
+    """Give an empty table blocks that have, or get in this pass, its first symbols: no copy."""
     for block in blocks:
         table.pool.share(block)
     table.blocks, table.length = list(blocks), length
@@ -484,15 +489,15 @@ def publish(table: BlockTable, symbols: Sequence[int]) -> None:
 # === COPY-ON-WRITE ===
 
 # Several samples that continue one prompt (n=4 in an API) share its blocks too, and here even the
-# last block, which may not be full. All samples want to write their first symbol into it. The one
-# who writes first copies the block and writes into the copy. The last one finds that nobody else
+# last block, which may not be full. All samples want to write their first symbol into it. Whoever
+# shares the block copies it first, and writes into the copy. The last one finds that nobody else
 # has the block any more, and writes into the original: n samples, n - 1 copies. If the prompt fills
 # its last block, the next symbol goes to a new block anyway, and nothing is copied. (vLLM's first
-# version did this. Its present one treats samples as n requests that share full blocks only.)
+# version did this. Today its samples share full blocks only, as all do in serve: no copies.)
 #
 # Without the copy all samples write into the same slots, and logits are off by up to 2.7
-# [results: no_copy.logit_error]. Yet 75% [results: no_copy.identical] of the texts come out right,
-# by luck: to test a memory manager, compare logits and not only text.
+# [results: no_copy.logit_error]. Yet 75% [results: no_copy.identical] of the texts come out right:
+# one as it overwrites the others, the rest by luck. So compare logits, and not only text.
 
 
 def copy_on_write(table: BlockTable) -> None:
