@@ -191,7 +191,10 @@ class Film(MicroScene):
         self.shown = [row for row, count in enumerate(first) if count]
         self.pairs = {row: self.pair_boxes(row) for row in self.shown}
         self.rows = {row: self.pair_bar(row, first[row], INPUT) for row in self.shown}
-        self.say("Byte pair encoding counts all neighbours in three other plays.")
+        self.say(
+            f"Byte pair encoding counts all neighbours in {d['training_bytes']:,} bytes"
+            " of other plays."
+        )
         self.play(
             LaggedStart(*[FadeIn(pair) for pair in self.pairs.values()], lag_ratio=0.2),
             LaggedStart(*[GrowFromEdge(row[0], LEFT) for row in self.rows.values()], lag_ratio=0.2),
