@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,7 @@ from manim import (
     tempconfig,
 )
 
+SCRATCH = tempfile.TemporaryDirectory()  # where Manim puts the shapes of letters meanwhile
 VIDEOS = Path(__file__).resolve().parents[1]
 TRACES = VIDEOS / "traces"
 
@@ -117,7 +119,7 @@ def text(
     """
     drawn = 96.0
     # Pango breaks lines at the width of the picture, in pixels: a small one would break them all.
-    with tempconfig({"pixel_width": 1920, "pixel_height": 1080}):
+    with tempconfig({"pixel_width": 1920, "pixel_height": 1080, "media_dir": SCRATCH.name}):
         letters = Text(
             str(words),
             font=MONO if mono else SANS,
