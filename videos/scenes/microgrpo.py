@@ -126,6 +126,9 @@ Compared with what?"
         dots = VGroup(
             *[Dot(at(i, c), radius=0.13, color=color_of(c)) for i, c in enumerate(checks)]
         )
+        for name, word in zip(names, written):
+            flat = next(i for i, letter in enumerate(name) if letter not in "gjpqy")
+            word.shift((ground - 0.72 - word[flat].get_bottom()[1]) * UP)  # on one ground line
         self.say(f"“{d['prompts'][g['which']]}”: the policy gives {d['size']} answers.")
         self.play(LaggedStart(*[FadeIn(w, shift=0.2 * UP) for w in written], lag_ratio=0.1))
         self.say("A program checks them: 1 for right, 0 for wrong.")
