@@ -222,9 +222,7 @@ class Film(MicroScene):
         def head(search: dict) -> list:
             found = [
                 text(title_of(search["method"]), 40, RIVAL, bold=True),
-                text(
-                    f"all {d['num_letters']}: {search['letters']:.1f} letters on average", 34, INK
-                ),
+                text(f"mean of all {d['num_letters']}: {search['letters']:.1f} letters", 34, INK),
             ]
             found[0].move_to(np.array([left - 0.33, 2.5, 0.0]), aligned_edge=LEFT)
             found[1].move_to(np.array([bar_left, 2.5, 0.0]), aligned_edge=LEFT)
@@ -244,7 +242,10 @@ class Film(MicroScene):
             bars.append(bar)
             numbers.append(number(r, shown["p"]))
         heads = head(first)
-        self.say(f"{len(rows)} of the {d['num_letters']} first letters, and ever better searches.")
+        self.say(
+            "Names that ever better searches find, and their probabilities:"
+            f" {len(rows)} of {d['num_letters']} first letters."
+        )
         self.play(
             FadeIn(VGroup(*[t for row in rows for t in row])),
             FadeIn(VGroup(*bars)), FadeIn(VGroup(*numbers)), FadeIn(VGroup(*heads)),
