@@ -182,7 +182,8 @@ class Film(MicroScene):
                 ReplacementTransform(arrows, arrows := self.pulls(state)),
                 run_time=0.25,
             )
-        self.play(*[FadeOut(m) for m in (pull, arrows, labels)], run_time=0.4)
+        self.play(*[FadeOut(m) for m in (pull, arrows)], run_time=0.4)
+        self.labels = labels
         self.pair = dots
 
     # --- all held-out pairs ---
@@ -207,7 +208,9 @@ class Film(MicroScene):
         self.remove(*self.pair)
         self.add(self.pair)
         self.play(
-            ReplacementTransform(self.pair, clouds), *[FadeIn(n) for n in names], run_time=0.5
+            ReplacementTransform(self.pair, clouds),
+            *[ReplacementTransform(a, b) for a, b in zip(self.labels, names)],
+            run_time=0.5,
         )
         before = d["cloud"][0]
         for state in d["cloud"][1:]:
