@@ -259,7 +259,7 @@ class Film(MicroScene):
                 closed = text("no push", 32, WRONG).next_to(dot, RIGHT, buff=0.3)
                 self.play(FadeIn(closed), run_time=0.3)
                 self.beat(1.0)
-                self.say("It is not held there: the pushes on other letters carry it on.")
+                self.say("It is not held there: other pushes still carry it on.")
                 self.play(FadeOut(closed), run_time=0.3)
         self.beat(1.5)
         rng = random.Random(0)  # spreads the dots in height, so that they can be told apart
