@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import ROOT, script_path
+from support import ROOT, script_path, scripts
 
 VIDEOS = ROOT / "videos"
 sys.path.insert(0, str(VIDEOS))
@@ -28,7 +28,7 @@ def test_films_recorders_and_traces_belong_together() -> None:
     scenes = sorted(path.stem for path in (VIDEOS / "scenes").glob("micro*.py"))
     traces = sorted(path.stem for path in (VIDEOS / "traces").glob("*.json"))
     previews = sorted(path.stem for path in (VIDEOS / "previews").glob("*.gif"))
-    assert scenes == NAMES == traces == previews
+    assert scenes == NAMES == traces == previews == sorted(path.stem for path in scripts())
 
 
 def test_changed_code_makes_a_trace_stale(tmp_path: Path, monkeypatch) -> None:

@@ -230,13 +230,15 @@ class MicroScene(Scene):
         return self.header
 
     def settle(self, *with_it: object) -> None:
-        """Move the question to the top, smaller; further animations may play with it."""
+        """Move the question to the top, smaller; then play further animations, if there are any."""
         header = text(self.question, 30, MUTED)
         if header.width > FRAME_X - 2 * MARGIN:
             raise ValueError(f"the question is too long for one line: {self.question}")
         header.move_to(HEADER_Y * UP)
-        self.play(ReplacementTransform(self.header, header), *with_it, run_time=0.8)
+        self.play(ReplacementTransform(self.header, header), run_time=0.8)
         self.header = header
+        if with_it:  # afterwards: nothing should appear behind the large question
+            self.play(*with_it, run_time=0.8)
 
     def say(self, words: str, size: float = 33, color: str = INK, run_time: float = 0.5) -> Words:
         """Put a caption under the stage in place of the one before."""
