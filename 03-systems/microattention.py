@@ -13,14 +13,13 @@ designed to leave less. This script trains five layouts, and two more as control
           values are computed; beside it a small key that carries the position
     window    MHA that keeps the last 8 tokens and forgets the rest
 
-The task: read 8 facts, then answer questions about them. Every fact has a key and six attributes
-with three values each, so a guess is right one time in three, and 1.0 is reached if the cache
-holds everything. Look at four things: where recall falls when the cache shrinks, and whether more
-parameters or more heads make up for it; at which distance the window goes blind; how little of all
-this shows on real names, where not much has to be remembered; and what MLA pays for its small
-cache in multiplications.
+The task: read 8 facts, then answer questions about them. A fact has a key and six attributes with
+three possible values each (not to be mixed up with attention's). Recall is the share of attributes
+answered correctly, 1/3 by guessing. Look at four things: where recall falls when the cache shrinks,
+and whether more parameters or query heads make up for it; at which distance the window goes blind;
+how little of this shows on real names; and what MLA's small cache costs in multiplications.
 
-In the code      In the papers      Meaning                                         Here
+In the code      In the papers      Meaning                                 Here (controls differ)
 num_heads        n_h, H             query heads                                     4
 num_kv_heads     n_kv, G            key heads, and as many value heads              4, 2 or 1
 head_dim         d_h, d_k           entries of one query, key or value              4
@@ -31,12 +30,13 @@ up_key, up_value W^UK, W^UV         make keys and values from the latent        
 spans            mask               which rows each row may read                    N pairs
 bag                                 the table rows whose sum is a token's vector    a list
 
-Left out: MLA's low-rank queries (they save memory in training, not in the cache), attention sinks,
-quantised caches, paged memory (micropaged), and states that do not grow at all (microssm). The
-tables count floats and multiply-adds: the speed of memory does not show in Python's own clock.
+Left out: MLA's low-rank queries (they save memory in training), attention sinks, quantised caches,
+paged memory (micropaged), states that do not grow (microssm), and time: the tables count instead.
 
-A number marked [results: ...] is not from this run: it was recorded from a run with one thing
-changed (seed_1: the seed), and stands in results/microattention.json under that key.
+A number marked [results: ...] is not from this run: it was recorded from a run with one or two
+constants changed, and stands in results/microattention.json under that key.
+
+Read first: microgpt.
 
 Papers: Vaswani et al., "Attention Is All You Need", 2017, arXiv:1706.03762 (MHA). Shazeer, "Fast
 Transformer Decoding: One Write-Head is All You Need", 2019, arXiv:1911.02150 (MQA). Ainslie et
@@ -68,16 +68,16 @@ ROPE_BASE = 100.0  # the slowest pair of entries turns by 1/10 radian per positi
 
 # The layouts to train, in the order of the tables.
 LAYOUTS = ("MHA", "GQA", "MQA", "MLA", "window", "MQA, 8 queries", "one wide head")
-NUM_KEYS = 10  # names that a fact can have
+NUM_KEYS = 10  # that a fact can have
 NUM_FACTS = 8  # in one text, with different keys
-NUM_QUESTIONS = 8  # after the facts, each about another one
+NUM_QUESTIONS = 8  # after the facts, each about a different fact
 NUM_ATTRIBUTES = 6  # of every fact
 NUM_VALUES = 3  # that an attribute can have
 FACTS_HAVE_POSITIONS = False  # the order of the facts means nothing, so RoPE is off for them
 FACT_STEPS = 300
 FACT_BATCH = 3  # texts per step
 WARM_UP_STEPS = 30  # Adam's means know few batches at first: the rate starts low
-FACT_RATE = 0.03  # at its highest, as all rates here; it falls to 0 in a line
+FACT_RATE = 0.03  # before it is scaled, as all rates here; it falls linearly to almost 0
 NUM_TEST_TEXTS = 60
 
 NAME_LAYOUTS = ("MHA", "MQA", "MLA")  # to compare on real names
@@ -100,14 +100,14 @@ LENGTHS = (16, 64, 256)  # tokens in the cache when the cost of one more is coun
 # model must name all six attributes. Tokens meet in one attention layer only, so an answer can only
 # come out of what the fact left in the cache.
 #
-# How many floats must a fact leave? Six attributes pass through the value to the logits, in and out
-# by a matrix each. Suppose that attention reads exactly the right fact. Take two of the three
-# values of each attribute, and write b_i = +1 or -1 for which of the two the fact has. The
-# difference of the two logits of attribute i is then s_i, where s = M b + constant, and the answer
-# is right if s_i has the sign of b_i. If the value has fewer than six floats, M has a rank below
+# How many floats must a fact leave? All six attributes have to pass through attention's value v,
+# and from v to the logits everything is linear. Suppose that attention reads exactly the right
+# fact. Allow two of the three possibilities for each attribute, and write b_i = +1 or -1 for the
+# one that the fact has. Let s_i be the difference of their two logits. Then s = M v + constant, and
+# answer i is right if s_i has the sign of b_i. If v has fewer than six floats, M has a rank below
 # six, so there is a vector u, not zero, with u M = 0, and the sum u_1 s_1 + ... + u_6 s_6 is the
-# same for all facts. But for b = sign(u) right answers would make it positive, and for
-# b = -sign(u) negative. So with fewer than six value floats some fact is answered wrongly.
+# same for all facts with this key. But for b = sign(u) right answers would make it positive, and
+# for b = -sign(u) negative. So with fewer than six value floats some fact is answered wrongly.
 #
 # MQA's value has four. How much can four carry? The first appendix trains such a code without
 # attention. With three attributes instead of six, four floats are enough: the better layout of 8
@@ -143,20 +143,23 @@ def new_text(rng: random.Random) -> tuple[list[list[int]], list[list[int]], list
 #     num_kv_heads = 2     query heads  0 1 2 3     one token leaves   k0 k1 v0 v1
 #                          read         0 0 1 1                        2 * 2 heads * 4 = 16 floats
 #
+# In general one token leaves 2 G d floats in each layer: MHA 2 H d, MQA 2 d.
+#
 # MQA is not attention with a single head: four queries still look for four different things, and
 # each has its own attention weights. Only what they look through is shared. In production:
 # torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True); fused
-# kernels read a shared head once for its whole group, where we repeat it. Llama 3 and Qwen3 use GQA
-# with 8 key and value heads. Windows mostly alternate with full layers: Gemma 3 has five layers of
-# W = 1,024 for each full one. (L layers of W reach back L (W - 1) tokens, but only by passing
-# things on.) The types Kept, Spans, Row and Rows in the signatures are lists, see the appendix.
+# kernels read a shared head once for its whole group, where we repeat it. Llama 3 and the
+# dense Qwen3 models use GQA with 8 key and value heads. Windows mostly alternate with full layers:
+# Gemma 3 from 4B on has five layers of W = 1,024 tokens for each full one. (L layers of W reach
+# back L (W - 1) tokens, but only by passing things on.) The types Kept, Spans, Row and Rows in the
+# signatures are lists and pairs, see APPENDIX: REPORT AND HELPERS.
 
 
 class GroupedAttention:
     """num_heads query heads over num_kv_heads key and value heads; window: the last tokens only.
 
-    Ainslie et al., "GQA", 2023, arXiv:2305.13245. No biases. Entries start with standard deviation
-    in^-0.5, so that a normed input gives queries, keys and values of size 1.
+    Ainslie et al., "GQA", 2023, arXiv:2305.13245. No biases. The matrices start with standard
+    deviation columns^-0.5, so that a normed input gives queries, keys and values of size about 1.
     """
 
     window: int | None = None  # None: every token stays readable
@@ -174,8 +177,9 @@ class GroupedAttention:
 
     def keep(self, x: Tensor, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
         """x [N][16] -> what each token leaves: keys [N][G*d], values [N][G*d]."""
-        # RoPE turns queries and keys by angles that grow with the position. A query's product with
-        # a key then depends on the distance of the two. A key can be turned before it is stored.
+        # RoPE turns queries and keys by angles that grow with the position. Of the two
+        # positions only the distance then enters the product of a query with a key. A key can be
+        # turned before it is stored, once and for all.
         keys = rotate(linear(x, self.key), self.num_kv_heads, positions)
         return keys, linear(x, self.value)
 
@@ -203,11 +207,13 @@ class GroupedAttention:
 #     v_t,h = W^UV_h c_t                               linear(latent, up_value)
 #     cached: c_t and RoPE(W^KR h_t)                   12 + 4 floats instead of 32
 #
-# The norm keeps the latent at one size, whatever the down-projection does. The scale of the scores
-# is (4 + 4)^-0.5, since a whole key has 4 + 4 entries. Why is the position in entries of its own?
-# See DECODING: what makes MLA cheap is to move W^UK from the keys to the query, and a rotation
-# between the two, different for every token, could not be moved along. So the latent has no
-# position, and a small extra key, shared by all heads, carries it.
+# The norm (in the paper's text, not in its equations) keeps the latent at one size, whatever the
+# down-projection does. The scores are scaled by (4 + 4)^-0.5, since a whole key has 4 + 4 entries.
+# Why is the position in entries of its own? See DECODING: what makes MLA cheap is to move W^UK from
+# the keys to the query, and a rotation between the two, different for every token, could not be
+# moved along. So the latent has no position, and a small extra key, shared by all heads, carries
+# it. (On the facts, where RoPE is off, it is just four more entries of the key.) DeepSeek-V3 and
+# Kimi K2 use MLA.
 
 
 class LatentAttention:
@@ -257,6 +263,9 @@ class LatentAttention:
 # than MQA, but GQA's cache. Or is 300 steps too short? With 900 the worst layout of 16 floats
 # reaches 1.000 [results: three_times_longer.half_cache], the better one of 8 floats
 # 0.829 [results: three_times_longer.quarter_cache], about what the code without attention can do.
+#
+# Inside of its window, recall is not yet near 1 after 300 steps; after 900 the drop at the edge is
+# 0.667 [results: three_times_longer.window_cliff], all that lies between 1.0 and guessing.
 #
 # The number of floats is not all, though: they must be of use to the task. In these texts the
 # order means nothing. If the facts are given positions all the same, RoPE turns the keys, and with
@@ -326,7 +335,7 @@ class Model:
             for row in range(start + first_asking, len(bags)):
                 asking.append(row)
                 # Causal: a row reads up to itself. A window of W is the row itself and the W - 1
-                # before it, as for Mistral in transformers. (Some count W + 1.)
+                # before it, as for Mistral in transformers. (Some libraries let W + 1 be read.)
                 spans.append((max(start, row + 1 - window), row + 1))
         x = self.vectors(bags)
         kept = self.layer.keep(x, positions)
@@ -376,11 +385,11 @@ def train_on_facts(layout: str) -> Model:
 
 # A model writes one token at a time. The new token leaves its row in the cache, then its queries
 # read all rows. Nothing else of the past is needed. A window's cache is a ring: when a ninth token
-# comes, the first goes (deque(maxlen=8)). counter.dot is dot, and counts its multiply-adds.
+# comes, the oldest goes (deque(maxlen=8)). counter.dot is dot, and counts its multiply-adds.
 
 
 def read_cache(query: Row, keys: Rows, values: Rows, scale: float, counter: Counter) -> list[float]:
-    """One query of one head: softmax(q . k_j * scale) over all rows j, and the mean of v_j."""
+    """One query of one head: p = softmax of all q . k_j * scale, then the sum of p_j v_j."""
     weights = softmax_row([counter.dot(query, key) * scale for key in keys])
     return [counter.dot(weights, column) for column in zip(*values)]
 
@@ -406,9 +415,9 @@ def decode_grouped(layer: GroupedAttention, query: Row, cache: Rows, counter: Co
 # For example W^UK = ((3, 1), (0, 2)), c = (1, 1), q = (1, 2): W^UK c = (4, 2), and q . (4, 2) = 8;
 # W^UK^T q = (3, 5), and (3, 5) . c = 8. So the query is multiplied by W^UK once, and then meets
 # the latents themselves: W^UK has been absorbed into the query. What remains is MQA with one wide
-# key head, the row as it lies in the cache, whose first 12 entries are the value too. DeepSeek's
-# engines, vLLM and SGLang decode in this way and expand only for the prompt, where one expansion
-# serves many queries.
+# key head, the row as it lies in the cache, whose first 12 entries are the value too. vLLM and
+# SGLang decode in this way, with kernels such as DeepSeek's FlashMLA, and expand for the prompt,
+# where one expansion serves many queries.
 
 
 def decode_expanded(layer: LatentAttention, query: Row, cache: Rows, counter: Counter) -> Row:
@@ -459,14 +468,17 @@ def decode(
 # === WHAT IS MEASURED ===
 
 # Two things: that decoding from the cache gives what the full forward pass gives, and what one
-# more token costs when the cache is already long. The floats are counted in the live cache.
+# more token costs when the cache is already long. The floats are counted in the live cache, and the
+# multiply-adds as they are done, since Python's own clock hides how slow memory is.
 #
 # "MQA and GQA save computation" is a common mistake. In attention they multiply exactly as often as
 # MHA; see the table. They save reading. A GPU can do hundreds of multiply-adds in the time in
 # which it loads one float from memory. When one token is decoded, MHA does one multiply-add per
-# cached float, so it waits for memory. MLA goes further: per cached token of one layer, DeepSeek-V3
+# cached float, so it waits for memory. (Larger batches do not help, as they do with weights: every
+# text has a cache of its own.) MLA goes further: per cached token of one layer, DeepSeek-V3
 # does 128 (576 + 512) = 139,264 multiply-adds, where MHA with its heads would do
 # 128 (192 + 128) = 40,960. But it loads 576 floats instead of 40,960, 71 times fewer.
+# That is 242 multiply-adds per float: about as many as a GPU can do while it loads one.
 
 
 def decoding_error(model: Model, text: Sequence[Sequence[int]]) -> float:
@@ -552,9 +564,9 @@ def perfect_look_up(num_floats: int, rng: random.Random) -> float:
 
 # === APPENDIX: NAMES ===
 
-# The same model on real text, trained with an MLP and RoPE. Row i reads the letters up to i. Can
-# this test see a poor layout at all? One that reads only its own letter is worse than MHA by
-# 0.124 [results: blind_names.names_spread] nats, so it can. But most of what the letters before
+# The same model on real text, now with an MLP and with RoPE. Row i reads the letters up to i. Can
+# this test see a poor layout at all? One that reads only the last letter is worse than MHA by
+# 0.124 [results: blind_names.names_spread] nats, so it can. But most of what the earlier letters
 # are worth, MQA and MLA gain too.
 
 
@@ -574,7 +586,7 @@ def train_on_names(layout: str, names: Sequence[str]) -> Model:
 
 
 def generate(model: Model, rng: random.Random) -> str:
-    """Invent a name of at most 15 letters, with the model's own live cache."""
+    """Invent a name of at most 16 letters, with the model's own live cache."""
     name, symbol, cache = "", 0, deque(maxlen=model.layer.window)
     for position in range(16):
         logits = decode(model, [symbol], position, cache, Counter())
@@ -605,7 +617,7 @@ def compare_on_names() -> tuple[dict[str, float], list[float]]:
 # === APPENDIX: REPORT AND HELPERS ===
 
 
-# What the signatures call them.
+# The types in the signatures.
 Row = Sequence[float]
 Rows = Sequence[Row]
 Kept = tuple  # of two Tensors, [M][...] each: what M tokens leave in the cache

@@ -4,8 +4,9 @@ A language model writes one symbol at a time. Every new symbol attends to all sy
 so it needs their keys and values. The plain way runs the whole text through the network again for
 each new symbol. But in a causal model no row reads to its right: a new symbol cannot change
 anything that was computed for the old ones. So their keys and values are stored (the KV cache),
-and only the new symbol passes through the network. The arithmetic is the same, done once. What
-remains is a memory problem.
+and only the new symbol passes through the network. The arithmetic is the same, done once: here
+even the last bit agrees. (On a GPU, passes of different shapes may use kernels that add up in a
+different order, so there the last bits can differ.) What remains is a memory problem.
 
 The run trains a small two-layer model on a stream of names and generates with it. Look at four
 things. First, the control: if attention looks in both directions, old keys do change, but only
@@ -15,10 +16,12 @@ reads from memory: a batch shares the weights, but every sequence has a cache of
 how large the cache of a real model gets.
 
 In the code    In papers     Meaning                                            Shape
+E, L, V, N     d_model, ...  entries of a row, layers, symbols; rows in a pass  16, 2, 27; N varies
 symbol         token         a letter, or the boundary between two names        0 to 26
 x              h             residual stream, one row for each symbol read      [N][16]
 q, k, v        Q, K, V       query, key, value; q and k are already rotated     [N][16]
 t              t, s          how many symbols a row reads, itself included      1 to 64
+span           mask          which rows a row may read: from first up to stop   (first, stop)
 cache          past K, V     keys and values of all symbols read so far         [layers][t][16]
 piece          chunk         new symbols of one sequence, read in one pass      list of ids
 multiply-add   MAC           one multiplication inside a dot product = 2 FLOP   a count
@@ -26,12 +29,14 @@ prefill        prompt phase  a pass over many new symbols at once
 decode         generation    a pass over one new symbol per sequence
 
 What is left out: where the cache lies in memory when many users share it (micropaged), how it is
-made smaller (fewer key heads and latents: microattention; 8 bits and less: Liu et al., "KIVI",
-2024, arXiv:2402.02750), what rotary positions do beyond the trained length (microrope), and the
+made smaller (fewer key heads and latents: microattention; fewer bits: Liu et al., "KIVI", 2024,
+arXiv:2402.02750), what rotary positions do beyond the trained length (microrope), and the
 derivation of the engine (microautograd).
 
 A number marked [results: ...] is not from this run: it was recorded from a run with one thing
-changed, and stands in results/microkv.json under that key.
+changed (seed_3: the seed), and stands in results/microkv.json under that key.
+
+Read first: microgpt.
 
 Papers: Vaswani et al., "Attention Is All You Need", 2017, arXiv:1706.03762. Su et al.,
 "RoFormer", 2021, arXiv:2104.09864 (RoPE). Pope et al., "Efficiently Scaling Transformer
@@ -58,17 +63,17 @@ from pathlib import Path
 # === CONSTANTS ===
 
 SEED = 42
-NUM_LAYERS = 2  # with one layer the control cannot fail: WHY OLD ROWS NEVER CHANGE
+NUM_LAYERS = 2  # with one layer the control cannot fail, see WHY OLD ROWS NEVER CHANGE
 WIDTH = 16  # entries of a row of the residual stream
 NUM_HEADS = 2
 CONTEXT = 64  # symbols of a training window, and of a generated text
 ROPE_BASE = 10000.0  # Llama 2's; Llama 3 uses 500,000
 NUM_STEPS = 210
-LEARNING_RATE = 0.02  # at its highest; falls to 0. Better than 0.012 and 0.03
+LEARNING_RATE = 0.02  # before warm-up and linear decay; 0.012 and 0.03 did worse
 WARM_UP_STEPS = 10
-NUM_TEST_WINDOWS = 40  # windows of held-out names for the nll
+NUM_TEST_WINDOWS = 40  # of held-out names, for the nll (mean -log probability)
 TEMPERATURE = 0.8
-PROMPT = 16  # symbols read in one pass before the broken caches decode
+PROMPT = 16  # symbols read before a cache is tested; also how many are taken back
 CHUNK = 5  # symbols per pass in chunked prefill; need not divide CONTEXT
 BATCH = 8  # sequences decoded together
 GROWTH_LENGTHS = (16, 64, 256, 1024)  # where the cost of one more symbol is counted
@@ -81,7 +86,7 @@ GROWTH_LENGTHS = (16, 64, 256, 1024)  # where the cost of one more symbol is cou
 
 
 def windows(names: Sequence[str], rng: random.Random) -> Iterator[list[int]]:
-    """Endless windows of CONTEXT + 1 symbols; each starts at a boundary with fresh names."""
+    """Endless windows of CONTEXT + 1 symbols; each starts at a boundary; names are drawn anew."""
     while True:
         window = [0]
         while len(window) <= CONTEXT:
@@ -92,8 +97,8 @@ def windows(names: Sequence[str], rng: random.Random) -> Iterator[list[int]]:
 # === THE MODEL ===
 
 # A small Llama: RMSNorm before each part and before the head, rotary positions, no biases. (But
-# its norms have no gains, and its MLP is a plain ReLU instead of SwiGLU: neither matters here.)
-# Two things differ from microgpt's model. It has two layers. And a symbol's position is a rotation
+# its norms have no gains, and its MLP is a plain ReLU instead of SwiGLU: a cache does not care.)
+# Two things are new after microgpt: a second layer, and that a symbol's position is a rotation
 # of its query and key (RoPE), chosen so that the dot product of a query and a key depends only on
 # the distance between them. A key is rotated once, by its own position, before it is stored. It
 # need not be rotated again, as long as new symbols go on counting where the cache ends.
@@ -260,7 +265,7 @@ def predict(model: Transformer, window: Sequence[int]) -> tuple[Tensor, Sequence
 
 
 def train(model: Transformer, names: Sequence[str], rng: random.Random) -> None:
-    """Fit the model to the stream. Afterwards its matrices keep no graph: it only generates."""
+    """Fit the model to the stream. Afterwards nothing records a graph: it only generates."""
     optimizer = Adam(model.parameters(), betas=(0.9, 0.95))
     recent_losses: list[float] = []
     for step, window in zip(range(1, NUM_STEPS + 1), windows(names, rng)):
@@ -289,9 +294,9 @@ def train(model: Transformer, names: Sequence[str], rng: random.Random) -> None:
 #   layer 3   the same argument again, with x_j from layer 2; and so on.
 #
 # So in a causal model the stored rows stay right in every layer. If attention looks in both
-# directions (BERT), they are wrong from the second layer on, and no cache can be used. A model of
-# a single layer would hide this: its error is 0.0 [results: one_layer.both_directions_error]. The
-# control below uses the same trained weights; only the spans differ: which rows a row may read.
+# directions (BERT), they are wrong from the second layer on, and this cache cannot be used. A model
+# of a single layer would hide this: its error is 0.0 [results: one_layer.both_directions_error].
+# The control below uses the same trained weights; only the spans differ.
 
 
 def change_of_old_rows(model: Transformer, symbols: Sequence[int], causal: bool) -> list[float]:
@@ -330,9 +335,9 @@ def decode(
 # Besides the control, two mistakes that are easily made. In both a new symbol gets the wrong
 # position, so its query and key are rotated by the wrong angle. (If *all* positions were shifted
 # alike, nothing would change, because only distances count. But the stored keys keep their angles.)
-# No mistake raises an error. To read the table: a logit that is off by 0.1 changes the odds between
-# two symbols by a factor of e^0.1 = 1.1, one that is off by 2 by a factor of 7. The last column
-# says how often the likeliest symbol is right all the same. A test that only compares generated
+# No mistake raises an error. To read the table: a logit that is off by 0.1 changes the odds of its
+# symbol against any other by a factor of e^0.1 = 1.1; off by 2, by a factor of 7. The last column
+# says how often the likeliest symbol is still the right one. A test that only compares generated
 # text may not notice a small error. How large it is depends on the trained weights: with attention
 # in both directions 0.026 [results: seed_3.both_directions_error] on one seed, and 0.83
 # [results: seed_1.both_directions_error] on another.
@@ -344,7 +349,7 @@ def start_again(past: int, count: int) -> Sequence[int]:
 
 
 def one_behind(past: int, count: int) -> Sequence[int]:
-    """Off by one after the prompt: the first new symbol gets the position of the last old one."""
+    """Off by one after the prompt: each new symbol is placed where the one before it stands."""
     return range(max(past - 1, 0), max(past - 1, 0) + count)
 
 
@@ -372,7 +377,7 @@ def check_caches(model: Transformer, symbols: Sequence[int]) -> dict[str, tuple[
 
 
 def multiply_adds(past: int, new: int, num_logits: int) -> int:
-    """The same count on paper: one pass over `new` symbols that follow `past` others.
+    """The same on paper: `new` symbols pass after `past` others, and num_logits reach the head.
 
     The first symbol of a text, in a model with L = 2 layers, E = 16 and V = 27 symbols:
         matrices    12 L E^2 = 6,144        (q, k, v, out: 4 E^2 per layer; MLP: 8 E^2)
@@ -392,9 +397,9 @@ def multiply_adds(past: int, new: int, num_logits: int) -> int:
 
 # The two ways differ in one line: without a cache, every step starts from an empty one. Both draw
 # with the same random numbers. As long as attention is cheap beside the matrices, symbol t costs t
-# times more without a cache, and a text of T symbols about T/2 times more. (A cleverer way without
-# a cache could compute only the newest row in the last layer. With two layers this saves less than
-# half of the work, with 80 layers almost nothing.)
+# times as much without a cache, and a text of T symbols about T/2 times as much. (A cleverer way
+# without a cache could compute only the newest row in the last layer. With two layers this saves
+# less than half of the work, with 80 layers almost nothing.)
 
 
 def generate(
@@ -419,11 +424,11 @@ def generate(
     return symbols, all_logits, num_computed
 
 
-# "The cache makes attention linear" is half true. The new query still meets all t old keys: one
-# more symbol costs t, and a whole text t^2. Without a cache one more symbol costs t^2, and a whole
-# text t^3. These are the exponents for long texts. As long as t is well below 6 E, the matrices
-# cost more than attention (12 L E^2 against 2 L E t), and the exponents are nearer to 0 and 1.
-# Here 6 E is 96 symbols. For Llama-2-7B, with E = 4096, it is about 25,000.
+# "The cache makes attention linear" is half true. The new query still meets all t keys: the cost
+# of symbol t grows like t, and that of a whole text like t^2. Without a cache they grow like t^2
+# and t^3. These are the exponents for long texts. As long as t is well below 6 E, the matrices cost
+# more than attention (12 L E^2 against 2 L E t), and the exponents of symbol t are nearer to 0 with
+# a cache and 1 without. Here 6 E is 96 symbols; for Llama-2-7B, with E = 4096, about 25,000.
 
 
 # === WHAT A PASS READS FROM MEMORY ===
@@ -474,9 +479,9 @@ def read_in_passes(
 # === ROLLBACK AND PREFIX REUSE ===
 
 # What never changes also stays right when later rows are thrown away. So a draft can be taken back
-# (speculative decoding: microbeam), and the second question of a chat needs only its own symbols
-# read. Servers keep the caches of long shared beginnings for this (vLLM: automatic prefix caching;
-# hosted models: prompt caching).
+# (speculative decoding: microbeam), and the next turn of a chat reads only its own symbols. Servers
+# keep caches of long shared beginnings (vLLM: automatic prefix caching; hosted models: prompt
+# caching). Only a beginning can be shared: from layer 2 on, each row holds all that came before it.
 
 
 def reuse(model: Transformer, text: Sequence[int], kept: int) -> tuple[float, int, int]:

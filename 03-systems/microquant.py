@@ -12,28 +12,31 @@ The run trains a small GPT on names and stores its seven weight matrices in 8, 4
 three kinds of scales, rounded to the nearest level and by GPTQ. Look at four things: what 8 bits
 cost; how much of the damage at 2 bits is due to the scale, and how much GPTQ repairs; whether the
 repair is still there when the calibration inputs are shuffled, so that they are no longer
-correlated; and how near GPTQ comes to the best rounding that exists, found by exact search.
+correlated; and how near GPTQ comes to the best rounding on its grid, found by exact search.
 
 The measure is the rise: by how much the loss on held-out names (mean of -log(probability of the
 symbol that really followed), in nats) is higher than with float weights. The float model is the
-limit: rise 0. The layer error explains it: the squared error of a layer's outputs, divided by the
-squared outputs.
+limit: rise 0. The layer error looks closer: the squared error of a layer's outputs, divided by the
+squared outputs. (A smaller layer error need not mean a smaller rise: see the end of the run.)
 
 In the code   In the paper    Meaning                                                Shape
 weight        W               one weight matrix, a row for each output               [out][in]
 levels        -               whole numbers from -2^(bits-1) to 2^(bits-1) - 1       [out][in]
-scales        -               what the model uses is Q = scale * level               [out]
+scales        -               the weights that are used are Q = scale * level        [out]
 inputs        X transposed    what the layer reads, one row for each symbol          [N][in]
 H             H               2/N X X^T plus damping (the paper has no 1/N)          [in][in]
 U             H^-1 in alg. 1  upper triangle with U^T U = inverse of H               [in][in]
 error         E               (weight - scale * level) / U[j][j], to be passed on    1 number
 
 Left out: activations in 8 bits (SmoothQuant) and rotations that spread outliers (QuaRot); scales
-for groups of weights inside a row; zero points; training with rounding in the loop. microqlora
-shows levels that are not evenly spaced (NF4), blocks, and how to train over a quantised model.
+for groups of weights inside a row (MXFP4 and NVFP4 have one for every 32 and every 16); zero
+points; training with rounding in the loop. microqlora shows levels that are not evenly spaced
+(NF4), blocks, and how to train over a quantised model.
 
 A number marked [results: ...] is not from this run: it was recorded from a run with one thing
-changed, and stands in results/microquant.json under that key.
+changed (seed_1: the seed), and stands in results/microquant.json under that key.
+
+Read first: microgpt.
 
 Papers: Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained
 Transformers", 2022, arXiv:2210.17323. Hassibi & Stork, "Second Order Derivatives for Network
@@ -71,11 +74,11 @@ NUM_HELD_OUT = 1000  # names that no model is trained on
 NUM_TEST = 400  # of these are measured; each of the 26 stored models needs one pass
 NUM_STEPS = 400
 BATCH_SIZE = 6  # names per step
-LEARNING_RATE = 0.01  # at the start; it falls to 0 in a straight line
+LEARNING_RATE = 0.01  # at the start; it falls linearly to almost 0
 BITS = (8, 4, 3, 2)  # bits of a level; the report needs 8, 3 and 2
 SCHEMES = ("tensor", "channel", "clipped")  # where the scales live: explained below
 NUM_CALIBRATION = 64  # training names whose inputs GPTQ looks at
-FEWER_NAMES = (1, 8)  # the control: GPTQ with hardly anything to look at
+FEWER_NAMES = (1, 8)  # a control: GPTQ with hardly anything to look at
 DAMPING = 0.01  # added to H's diagonal, as a share of its mean; the paper's value
 CLIPS = tuple([i / 40 for i in range(12, 41)])  # scales to try, as shares of the full one
 SHOWN = ("value", 0)  # the matrix and the row that are shown step by step
@@ -94,19 +97,19 @@ SHOWN = ("value", 0)  # the matrix and the row that are shown step by step
 # never the lowest one, -2^(b-1), so at 2 bits only -1, 0 and 1 are used. (Asymmetric quantisation
 # stores a zero point beside each scale and uses all levels.) The levels are evenly spaced. One
 # sometimes reads that the grid is finer near zero, where most weights are: that is NF4, not this.
-# One bit more halves the distance of two levels, which is the scale. The mean squared error, about
-# scale^2 / 12, becomes a quarter.
+# One bit more divides the distance of two levels, which is the scale, by a little over 2 (from 2
+# bits to 3 even by 3), and the mean squared error, about scale^2 / 12, by the square of that.
 #
 # If one scale serves the whole matrix ("per tensor"), its largest weight makes the steps coarse for
 # every row. A scale for each row ("per channel": a row makes one output channel) costs 16 bits per
-# row. In this model a row has 16 weights, so that is one more bit for each weight; in a model with
-# rows of 4,096 it is 0.004 bits. So the table below gives the bytes that are really stored.
+# row. Most rows here have 16 weights, so that is one more bit for each of them; in rows of 4,096 it
+# would be 0.004 bits. So the table of results gives the bytes that are really stored.
 #
-# The third choice costs no more bytes: a *smaller* scale for each row. All steps become finer, and
-# the few weights beyond the last level are clipped to it. "clipped" tries 29 scales for each row
-# and keeps the one with the smallest squared error of the weights. (AWQ's code also searches for
-# its clipping, by the error of the outputs.) It is GPTQ's rival: a repair is only worth its trouble
-# if a better scale does not do the same.
+# The third choice costs as many bytes as the second: a *smaller* scale for each row. All steps
+# become finer, and the few weights beyond the last level are clipped to it. "clipped" tries 29
+# scales for each row and keeps the one with the smallest squared error of the weights. (AWQ's code
+# also searches for its clipping, by the error of the outputs.) It is GPTQ's rival: a repair is only
+# worth its trouble if a better scale does not do the same.
 
 
 def choose_scales(weight: list[list[float]], bits: int, scheme: str) -> list[float]:
@@ -164,9 +167,9 @@ def round_to_nearest(
 #
 #     2/N sum_n (d . x_n)^2  =  d H d^T        with H = 2/N sum_n x_n^T x_n  =  2/N X X^T
 #
-# (H is the second derivative of this error; its factors 2 and 1/N change no decision.) If inputs i
-# and j go up and down together, H[i][j] is large, and an error in w_i can be undone by an opposite
-# one in w_j. Say that the weights are (0.4, 0.4) and the scale is 1:
+# (H is the second derivative of the mean of (d . x_n)^2. Its factors 2 and 1/N change no decision.)
+# If inputs i and j mostly share their sign, H[i][j] is large, and an error in w_i can be undone by
+# an opposite one in w_j. Say that the weights are (0.4, 0.4) and the scale is 1:
 #
 #     H = (1.0  0.9)    nearest: q = (0, 0)     d = (0.4, 0.4)     d H d^T = 0.608
 #         (0.9  1.0)    GPTQ: w_1 becomes 0, so d_1 = 0.4. Then d H d^T = 0.16 + 0.72 d_2 + d_2^2
@@ -175,8 +178,8 @@ def round_to_nearest(
 #
 # The second weight is not rounded to its own nearest level, and the output is better (Nagel et al.,
 # 2020). In general: round w_j and keep it. Where must the weights after it move so that d H d^T is
-# smallest? Optimal Brain Surgeon (1992) has the answer. It needs H_F^-1, the inverse of H for the
-# weights that are still free, which changes with every weight:
+# smallest? Optimal Brain Surgeon (1992) has the answer. It needs H_F^-1, the inverse of H's
+# part for the weights that are still free (w_j and those after it), which changes with every j:
 #
 #     w_k <- w_k - (w_j - q_j) / [H_F^-1]_jj * [H_F^-1]_jk       for all k after j
 #
@@ -235,9 +238,9 @@ def gptq_row(
 
 
 # GPTQ never goes back: it takes the nearest level, although another one can be better later. Which
-# levels are the best? At 2 bits a row of 16 weights has 4^16 = 4 billion choices. But d H d^T is a
-# sum of squares that only grows, so a search can turn back wherever it exceeds the best row so far.
-# Its first full row is GPTQ's (but for ties), and it takes about a thousand steps. (It is known as
+# levels are the best? At 2 bits a row of 16 has 4^16 = 4.3 billion choices. But d H d^T is a
+# sum of squares that only grows, so a search can turn back wherever it reaches the best row so far.
+# Its first full row is GPTQ's (but for ties), and few choices are left after it. (This is known as
 # sphere decoding; its first descent, GPTQ, is Babai's nearest-plane algorithm: Chen et al., 2025.)
 # The rows of 64 weights, those of mlp_out, are out of its reach: there GPTQ stands in.
 
@@ -280,9 +283,9 @@ def best_rounding(
 # bits each. The models below are decoded from these bytes, so nothing else can help them. This
 # saves memory and the time to read it, not arithmetic: a product needs ordinary numbers again. To
 # write one token, all weights must be read once, and for one user at a time that reading takes a
-# GPU longer than the arithmetic. So with weights in 4 bits instead of 16 it can write nearly four
-# times faster. Python cannot show that speed; it can count the bytes. ("int4" does not mean that
-# anything is computed in 4 bits. For that the activations need few bits too.)
+# GPU longer than the arithmetic. So with weights in 4 bits instead of 16 it can write up to nearly
+# four times as fast. Python cannot show that speed; it can count the bytes. (Weights in "int4" do
+# not mean that anything is computed in 4 bits. For that the activations need few bits too.)
 
 
 class Stored(NamedTuple):
@@ -295,7 +298,7 @@ class Stored(NamedTuple):
     scales: bytes
 
     def num_bytes(self) -> int:
-        """All that is needed to get the matrix back, but for its shape."""
+        """All that is needed to get the matrix back, but for its shape and the bits."""
         return len(self.levels) + len(self.scales)
 
     def weight(self) -> list[list[float]]:
@@ -319,7 +322,7 @@ def store(levels: list[list[int]], scales: list[float], bits: int, scheme: str) 
 # quantised in the order in which the model uses them, and each one sees the inputs that it will
 # really get, from layers that are quantised already. (It keeps its outputs for *these* inputs; it
 # does not undo the errors of the layers before.) Embeddings stay in float: they are looked up, not
-# multiplied. (So, often, does the head. Here it is quantised with the rest.)
+# multiplied. (The head often stays in float too. Here it is quantised with the rest.)
 #
 # In production: GPTQModel or llm-compressor, usually with 4 bits, a scale for every 128 weights and
 # at least 128 texts for calibration. They process all rows together and columns in blocks, to keep
@@ -399,7 +402,7 @@ class Measured(NamedTuple):
     num_bytes: int
     rise: float
     standard_error: float  # of the rise, over the test names
-    layer_error: float  # mean over the layers, on inputs of names that GPTQ has not seen
+    layer_error: float  # mean over the layers, on the float model's inputs from test names
 
 
 class Evaluator:
@@ -441,24 +444,25 @@ def layer_error(weight: list[list[float]], used: list[list[float]], H: list[list
 # === THE EXPERIMENT ===
 
 # One model is trained and then stored in every way; nothing is trained after that. Two controls at
-# 2 bits: calibration on 1 or 8 names shows how much GPTQ must see. Shuffled inputs show what its
-# gain rests on: each input keeps its values (so also its mean), but they no longer go together.
+# 2 bits: calibration on 1 or 8 names shows how much GPTQ must see (8 nearly suffice). Shuffled
+# inputs show what its gain rests on: each input keeps its values, but they do not go together.
+# (Its mean stays too, so H is not diagonal. The layer error still falls a little, the loss not.)
 #
 # One model could deceive. On seeds 1, 2 and 3, with 2 bits and one scale per row, the rise is
 # 0.169 [results: seed_1.row_2], 0.090 [results: seed_2.row_2] and 0.116 [results: seed_3.row_2] to
 # nearest; 0.049 [results: seed_1.clipped_2], 0.048 [results: seed_2.clipped_2] and
 # 0.065 [results: seed_3.clipped_2] if the scale is clipped; 0.056 [results: seed_1.gptq_2],
 # 0.057 [results: seed_2.gptq_2] and 0.060 [results: seed_3.gptq_2] with GPTQ. So at 2 bits either
-# saves a lot, and neither can be called better than the other.
+# saves a lot. Clipping saves a little more on seeds 1 and 2 (and 42, below), GPTQ on seed 3.
 #
 # GPTQ takes the weights of a row in the order in which they stand. If those with the largest
 # H[j][j] come first, while many weights are left to repair them ("act order"), it closes
-# 88% [results: act_order.gap_closed] of the gap to the best rounding.
+# 88% [results: act_order.gap_closed] of the gap from nearest to best rounding, instead of 68%.
 
 
 def compare_with_best(evaluator: Evaluator) -> dict[str, dict[str, float]]:
-    """At 2 bits, one scale per row: the layer error of each method on the inputs that GPTQ was
-    given, where all methods have the same H. Only layers with short rows can be searched.
+    """At 2 bits, one scale per row: the layer error of each method on the float model's inputs
+    from the calibration names: all have the same H. Only layers with short rows can be searched.
     """
     errors: dict[str, dict[str, float]] = {}
     for name, rows in layer_inputs(evaluator.model, evaluator.calibration).items():
@@ -546,7 +550,7 @@ def main() -> dict[str, object]:
 
 
 def to_float16(value: float) -> float:
-    """The nearest number of 16 bits.
+    """The nearest float of 16 bits (half precision).
 
     >>> to_float16(0.1)
     0.0999755859375

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 VIDEOS = Path(__file__).resolve().parent
@@ -22,9 +22,18 @@ from manim import tempconfig  # noqa: E402
 from PIL import Image  # noqa: E402
 
 
+def load_film(name: str) -> type:
+    """The class Film of videos/scenes/<name>.py (the script itself has the same name)."""
+    spec = spec_from_file_location(f"film_of_{name}", VIDEOS / "scenes" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.Film
+
+
 def walk(name: str, at_pause, trace_folder: Path | None = None, width: int = 480):
     """Play a scene with every animation skipped, and call at_pause(scene) at each pause."""
-    film = import_module(name).Film
+    film = load_film(name)
     with tempfile.TemporaryDirectory() as scratch:
         settings = {
             "dry_run": True,

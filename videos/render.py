@@ -31,9 +31,8 @@ def scene_names() -> list[str]:
 def render(name: str, only_preview: bool, folder: Path) -> Path:
     """Run one scene in this process and write its MP4; returns the file."""
     os.environ["PYTHONHASHSEED"] = "0"
-    sys.path.insert(0, str(SCENES))
-    from importlib import import_module
-
+    sys.path[:0] = [str(VIDEOS), str(SCENES)]
+    from look import load_film
     from manim import tempconfig
 
     width, rate = (960, GIF_RATE) if only_preview else (1920, 60)
@@ -48,7 +47,7 @@ def render(name: str, only_preview: bool, folder: Path) -> Path:
         "progress_bar": "none",
     }
     with tempconfig(settings):
-        film = import_module(name).Film
+        film = load_film(name)
         film.only_preview = only_preview
         scene = film()
         scene.render()

@@ -160,9 +160,8 @@ def complaints_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *things: o
     """What the layout test says of a frame with these things."""
     (tmp_path / "toy.json").write_text('{"data": {"value": 1.5}}', encoding="utf-8")
     found: list[str] = []
-    module = type(sys)("toyscene")
-    module.Film = type("Film", (Toy,), {"make": list(things)})
-    monkeypatch.setitem(sys.modules, "toyscene", module)
+    film = type("Film", (Toy,), {"make": list(things)})
+    monkeypatch.setattr(look, "load_film", lambda name: film)
     look.walk("toyscene", lambda scene: found.extend(base.complaints(scene)), tmp_path)
     return "; ".join(found)
 
