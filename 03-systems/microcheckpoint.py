@@ -3,16 +3,16 @@
 To compute gradients, backward needs numbers that forward has computed: the inputs of the matrix
 products, the places where a ReLU was zero. So forward stores them, layer after layer, and this
 store is often the largest part of the memory when a deep network is trained. Activation
-checkpointing (also called gradient checkpointing) throws most of it away. It keeps the state of
-the network at a few places only, and when backward arrives at a part that was not stored, it runs
-forward once more from the nearest state before it.
+checkpointing (also called gradient checkpointing) throws most of it away. It keeps the activations
+at a few places only, called states, and when backward arrives at a part that was not stored, it
+runs forward once more from the nearest state before it.
 
 The run measures one training step of residual networks with 4 to 256 blocks under several
 policies: store everything, keep the input of every block, of every segment of sqrt(L) blocks, or
 halve the network again and again. Then it trains a network twice, with and without checkpoints.
-Look at four things: which activations are alive at which moment; how the peak of memory grows with
+Look at four things: which activations are alive at which moment; how the peak memory grows with
 depth; what each policy pays in extra forwards, beside the least that is possible; and whether any
-gradient or loss differs, be it in the last bit.
+gradient or loss differs, even in the last bit.
 
 In the code      In the papers     Meaning                                              Shape
 x                state x_i         activations between two blocks                       [B][16]
@@ -22,13 +22,15 @@ segment length   k                 blocks between two kept states               
 slots            s, c, snapshots   states that may be kept at the same time             a number
 extra forwards   t(l, s)           block forwards beyond the L of an ordinary step      a number
 
-Left out: selective checkpointing (recompute only what is large and cheap, such as the weights of
+Left out: selective checkpointing (recompute only what is large and cheap, such as the softmax of
 attention; Korthikanti et al., and FlashAttention does it inside its kernel); moving activations
 from the GPU to the CPU's memory instead of throwing them away (offloading); choosing what to keep
 in a network that is not a chain (Jain et al. solve it as an integer program).
 
 A number marked [results: ...] is not from this run: it was recorded from a run with one thing
 changed, and stands in results/microcheckpoint.json under that key.
+
+Read first: microautograd.
 
 Papers: Griewank & Walther, "Algorithm 799: Revolve", 2000, ACM Transactions on Mathematical
 Software 26(1). Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016,
@@ -67,7 +69,7 @@ DEPTHS = (4, 16, 64, 256)  # blocks, where memory is measured
 TABLE_DEPTH = 64  # blocks, where policies are compared: one of DEPTHS, not the first
 SEGMENT_LENGTHS = (1, 2, 4, 8, 16, 32)  # tried at that depth
 BUDGET = 250  # KB for activations: how deep a network can be trained?
-SLOTS = (3, 6, 16)  # states kept by the best cuts
+SLOTS = (3, 6, 16)  # states that revolve() may keep
 DEEPEST = 127  # blocks, where the search for it ends
 MAP_DEPTH = 12  # blocks in the picture
 DROPOUT = 0.2  # share of hidden entries set to zero, in the demonstration of it only
@@ -76,7 +78,7 @@ NUM_TRAIN = 1437  # images to learn from; the rest, mostly by other writers, is 
 TRAIN_DEPTH = 12  # blocks of the network that is trained
 TRAIN_BATCH = 16  # images per step of training
 NUM_STEPS = 200
-LEARNING_RATE = 0.02  # at its highest; it falls to 0 in a straight line
+LEARNING_RATE = 0.02  # before warm-up, and before the fall in a straight line towards 0
 WARM_UP_STEPS = 10  # Adam's means know few batches at first: the rate starts low
 
 # === A DEEP NETWORK ===
@@ -89,12 +91,12 @@ WARM_UP_STEPS = 10  # Adam's means know few batches at first: the rate starts lo
 #     before = linear(normed, w_in)
 #     hidden = relu(before)       stored: the gradient of w_out, and where the ReLU was zero
 #     update = linear(hidden, w_out)
-#     out    = x + update         stored: the next block's input
+#     out    = x + update         the next block's input (PyTorch's rms_norm stores it)
 #
-# The gradients need only three of these five matrices. Our engine holds the other two as well,
-# since each node holds its data. PyTorch does not, but a transformer's block has more parts: it
-# stores at least 17 times the size of a state (Korthikanti et al., section 4.1: in half precision
-# 34 bytes for each entry of the state, which itself takes 2, and the weights of attention on top).
+# Gradients need two of these five matrices, or three in PyTorch. Our engine holds all five, since
+# each node holds its data. PyTorch does not, but a transformer's block has more parts: it stores
+# at least 17 times the size of a state (Korthikanti et al., section 4.1: in half precision 34 bytes
+# for each entry of the state, which itself takes 2; the softmax of attention comes on top).
 
 
 class Block:
@@ -125,7 +127,9 @@ class GradMode:
 
 @contextmanager
 def no_grad() -> Iterator[None]:
-    """Inside `with no_grad():` blocks compute their output and store nothing (torch.no_grad)."""
+    """Inside `with no_grad():` blocks whose input is a constant (needs no gradient) compute their
+    output and store nothing. (torch.no_grad does not ask about the input.)
+    """
     before, GradMode.enabled = GradMode.enabled, False
     try:
         yield
@@ -149,7 +153,8 @@ def tracked(weight: Tensor) -> Tensor:
 #
 # The inner backward() starts from d_out, not from a loss, and what it leaves at x is handed on. If
 # that is forgotten, nothing crashes, but only the last segment and the head learn: the network
-# that is trained below then reads 77.5% [results: no_input_gradient.accuracy] of the digits.
+# that is trained below then reads 77.5% [results: no_input_gradient.accuracy] of the held-out
+# digits, instead of 88.9% [results: seed_42.accuracy].
 #
 # PyTorch: torch.utils.checkpoint.checkpoint(function, x, use_reentrant=False). The older reentrant
 # form works as ours does, with a backward inside the backward; the newer one intercepts what
@@ -173,7 +178,7 @@ def checkpoint(
 
     def pass_back(d_out: list[list[float]]) -> tuple:
         leaf = Tensor(source.data)  # x again, but cut off from what came before
-        if rng:  # the forward of now must draw what the forward of then drew
+        if rng:  # this forward must draw the same numbers as the first one
             later = rng.getstate()
             rng.setstate(rng_state)
         out_again = function(leaf, blocks)
@@ -187,8 +192,9 @@ def checkpoint(
 
 # === POLICIES: WHAT TO KEEP ===
 
-# Memory is counted in states. One state costs 1, the graph of one block costs g; here g is
-# between 4 and 5. To store all L blocks costs g L.
+# Memory is counted in states. One state costs 1, the graph of one block costs g. Here g is between
+# 4 and 5: a graph has five matrices, but relu's output shares its float objects with its input, and
+# a kept state needs a node besides its matrix. Storing all L blocks costs g L.
 #
 # Segments. Cut the L blocks into segments of k and checkpoint each. Then L/k inputs are kept, and
 # backward holds the graph of one segment at a time:
@@ -221,8 +227,9 @@ def store_all(x: Tensor, blocks: Sequence) -> Tensor:
 def segments(x: Tensor, blocks: Sequence, length: int | None = None) -> Tensor:
     """Keep the input of every segment of `length` blocks, by default about sqrt(L) (Chen et al.).
 
-    torch.utils.checkpoint.checkpoint_sequential does this, but runs the last segment with its
-    graph at once, since backward needs it first: L - k extra forwards instead of L.
+    torch.utils.checkpoint.checkpoint_sequential does this (it asks for the number of segments, not
+    for their length), but runs the last segment with its graph at once, since backward needs it
+    first: L - k extra forwards instead of L.
     """
     length = length or math.isqrt(len(blocks) - 1) + 1
     for first in range(0, len(blocks), length):
@@ -233,7 +240,8 @@ def segments(x: Tensor, blocks: Sequence, length: int | None = None) -> Tensor:
 # Halves. A forgotten segment need not be stored when it is computed again: it can be checkpointed
 # in turn. bisect() checkpoints the first half and halves the second, down to one block. On the way
 # it keeps one state for each halving: log2(L) states and one graph. When backward has done the
-# second half, the first is computed again, with the same scheme. The extra forwards are
+# second half, the first is computed again, with the same scheme. To get past the first half costs
+# L/2 forwards that store nothing, and each half then pays for itself. The extra forwards are
 #
 #     t(L) = L/2 + 2 t(L/2), t(1) = 0      so      t(L) = L log2(L) / 2
 #
@@ -249,9 +257,9 @@ def bisect(x: Tensor, blocks: Sequence) -> Tensor:
     return bisect(x, blocks[half:])
 
 
-# The limit. Is a half the best place to cut? With one graph at a time and at most `slots` states
-# kept, cut l blocks after the first k. To get past these costs k forwards. The rest then has one
-# slot less. When it is done its slots are free again, and the first part has all of them:
+# The limit. Is the middle the best place to cut? With one graph at a time and at most s states
+# kept (s slots), cut l blocks after the first k. To get past these costs k forwards. The rest then
+# has one slot less. When it is done, its slots are free again, and the first part has all of them:
 #
 #     t(l, s) = min over k of  k + t(l - k, s - 1) + t(k, s)       t(1, s) = 0
 #
@@ -304,9 +312,13 @@ TRAIN_POLICIES = {"all activations stored": store_all, "segments of sqrt(L)": se
 # === MEASURING ONE STEP ===
 
 # Peaks are measured, not computed: tracemalloc, from the standard library, follows every
-# allocation that Python makes. (PyTorch: torch.cuda.max_memory_allocated.) Weights, gradients and
-# the optimiser's means are not counted, since no checkpoint makes them smaller: they are made
-# first, and what counts is how far the memory then rises above that level.
+# allocation that Python makes. (PyTorch: torch.cuda.max_memory_allocated.) Weights and gradients
+# are not counted (nor would an optimiser's means be), since no checkpoint makes them smaller: they
+# are made first, and what counts is how far the memory then rises above that level.
+#
+# A part of each peak does not grow with depth: the head, for example, and the gradients that are on
+# their way. So the exponents that are fitted to the peaks come out below those of the formulas, 1
+# and 1/2. (Bisect's log2(L) is no power of L; its small exponent says only that growth is slow.)
 
 
 class Network:
@@ -318,7 +330,7 @@ class Network:
 
         self.stem = matrix(WIDTH, 64, 64**-0.5)
         # Every block adds to the state. With 1/sqrt(L) in the last matrix of each, as in GPT-2, the
-        # sum of L of them does not grow with the depth.
+        # sum of L updates is not larger in a deeper network.
         self.blocks = [
             Block(
                 (matrix(WIDTH, WIDTH, WIDTH**-0.5), matrix(WIDTH, WIDTH, (WIDTH * depth) ** -0.5))
@@ -338,7 +350,7 @@ class Network:
 
 
 def measure(depth: int, policy: Callable, batch: tuple) -> tuple[float, int, list]:
-    """One step -> (peak of memory for activations in KB, block forwards, gradients)."""
+    """One step -> (peak memory for activations in KB, block forwards, gradients)."""
     images, labels = batch
     # Python keeps freed objects for later use, where tracemalloc does not see them. A collection
     # gives them back, so the result does not depend on what ran before. While we measure, the
@@ -347,7 +359,7 @@ def measure(depth: int, policy: Callable, batch: tuple) -> tuple[float, int, lis
     gc.disable()
     tracemalloc.start()  # it slows Python down: never leave it on while training
     network = Network(depth, random.Random(SEED))
-    # The stem is frozen here: in a shallow network its gradient, 16 x 64, would be the peak.
+    # The stem is frozen here: in a shallow network its gradient, 16 x 64, would make the peak.
     network.stem.requires_grad = False
     parameters = [p for p in network.parameters() if p.requires_grad]
     for p in parameters:
@@ -365,7 +377,9 @@ def measure(depth: int, policy: Callable, batch: tuple) -> tuple[float, int, lis
 
 
 def gradient_pairs(growth: dict[str, list]) -> list[tuple]:
-    """Every gradient of every policy, beside the one that "store all" gave at the same depth."""
+    """Every gradient of every policy in the table of growth, beside the one that "store all" gave
+    at the same depth.
+    """
     pairs = []
     for name, rows in growth.items():
         if name != "store all":
@@ -384,7 +398,9 @@ def exponent(depths: Sequence[int], peaks: Sequence[float]) -> float:
 
 
 def deepest(policy: Callable, batch: tuple) -> int:
-    """The depth of the deepest network whose step stays within the budget, up to DEEPEST."""
+    """The depth of the deepest network whose step stays within the budget, up to DEEPEST. The
+    search halves a range, which is right because a deeper network does not take less.
+    """
     fits, too_deep = 0, DEEPEST + 1
     while too_deep - fits > 1:
         middle = (fits + too_deep) // 2
@@ -397,9 +413,9 @@ def deepest(policy: Callable, batch: tuple) -> int:
 
 # === DROPOUT: WHAT MUST NOT HAPPEN TWICE ===
 
-# "The same forward again" must be the same. A block with dropout draws a mask; drawn anew in the
-# recomputation, it is another mask, and the gradient belongs to a network that never made the
-# prediction. Nothing crashes. So checkpoint() puts the generator back to where it stood
+# The second forward must be the same as the first. A block with dropout draws a mask. If it draws
+# anew in the recomputation, it gets another mask, and the gradient belongs to a network that never
+# made the prediction. Nothing crashes. So checkpoint() puts the generator back to where it stood
 # (preserve_rng_state=True, the default in PyTorch). Batch norm is a hazard of the same kind: its
 # running mean would be updated twice.
 
@@ -428,9 +444,9 @@ def dropout_gradients(policy: Callable, batch: tuple) -> list:
 
 # === TRAINING AND USING THE NETWORK ===
 
-# Now in earnest: a network is trained to read digits, twice from the same start. One training
-# stores all, the other keeps the input of every segment. If every gradient is the same, all losses
-# are, and in the end all weights. Using a trained network takes no checkpoints: without backward
+# Now a network is trained to read digits, twice from the same start. One training stores all, the
+# other keeps the input of every segment. If every gradient is the same, so are all losses, and in
+# the end all weights. Using a trained network takes no checkpoints: without backward
 # nothing needs to be kept, so under no_grad() each state is dropped as soon as the next is there.
 
 

@@ -7,33 +7,37 @@ every rank has a part of each layer and sees all the examples. Pipeline parallel
 of layers: every rank has some of the layers, and the examples pass from rank to rank. What a rank
 lacks must be sent to it, so each cut has its own price in messages.
 
-Four ranks train the same small network on the same batches of handwritten digits in all these
-ways. One process does the same alone. Look at three things: how far the final weights lie apart
-(a sum of floats depends on its order in the last digits, so equal means equal up to rounding); how
-many bytes a rank sends for one step, and what these grow with; and when the ranks of a pipeline
-work and when they wait.
+Four ranks train the same small network on the same batches of handwritten digits in five ways:
+data parallel without and with ZeRO, tensor parallel, and a pipeline with two schedules. One process
+does the same alone. Look at three things: how far the final weights lie apart (the last digits of a
+sum of floats depend on the order of its terms, so equal means equal up to rounding); how many bytes
+a rank sends for one step, and what these grow with; and when the ranks of a pipeline work and when
+they wait.
 
 In the code    In the papers  Meaning                                                 Here
 num_ranks      N, p           number of processes                                     4
 rank           rank, stage    the number of one of them                               0 to 3
-weights        Psi, theta     all weight matrices of the network; P: how many numbers 18,752
+weights        theta          all weight matrices of the network
+P              Psi            how many numbers these are                              18,752
 w1, w2         A, B           x + w2 relu(w1 x) is a block                            64x32, 32x64
-batch          mini-batch     the examples of one step; a step changes the weights    32 images
-micro-batch    m              a part of the batch that goes through a pipeline        4 images
-NUM_MICRO      M, m           micro-batches for each batch                            8
+batch, [B]     mini-batch     the examples of one step; a step changes the weights    32 images
+m              micro-batch    the number of one part of the batch in a pipeline       0 to 7
+NUM_MICRO      M, m           micro-batches for each batch                            8 of 4 images
 all-reduce                    every rank gives a vector, every rank gets their sum
 f, g           f, g           the two all-reduces of a tensor parallel block
 
-(PyTorch stores a matrix as [out][in] and so do we; the Megatron paper has it the other way round,
-so its "columns of A" are rows of w1 here.)
+(A weight is [out][in] here, as in PyTorch's nn.Linear; the Megatron paper has it the other way
+round, so its "columns of A" are rows of w1 here. Its B is w2; our [B] is the number of examples.)
 
 Left out: speed (a few processes on one machine's cores prove nothing; bytes and the clock of a
-schedule can be counted exactly); sending while computing; ZeRO's stages 2 and 3, the latter also
-known as FSDP, which shard gradients and weights too; mixtures of the three cuts; sequence, context
-and expert parallelism; pipelines that shrink the bubble (interleaved, zero bubble).
+schedule can be counted exactly); sending while computing; ZeRO's stages 2 and 3; mixtures of
+the three cuts; sequence, context and expert parallelism; pipelines that shrink the bubble
+(interleaved, zero bubble).
 
 A number marked [results: ...] is not from this run: it was recorded from a run with one thing
 changed, and stands in results/microparallel.json under that key.
+
+Read first: microautograd.
 
 Papers: Patarasuk & Yuan, "Bandwidth Optimal All-reduce Algorithms for Clusters of Workstations",
 2009. Shoeybi et al., "Megatron-LM: Training Multi-Billion Parameter Language Models Using Model
@@ -77,7 +81,7 @@ NUM_BLOCKS = 4
 NUM_TRAIN = 1437  # digits; the other 360 are held out
 BATCH_SIZE = 32  # digits per step, whatever the number of ranks
 NUM_STEPS = 40
-LEARNING_RATE = 0.05  # at the first step; it falls to 0 in a straight line
+LEARNING_RATE = 0.05  # at the first step; it falls in a straight line towards 0
 MOMENTUM = 0.9
 NUM_MICRO = 8  # micro-batches that follow each other through a pipeline
 FORWARD_TIME = 1  # units of the logical clock for one micro-batch on one rank
@@ -101,8 +105,8 @@ def new_weights(rng: random.Random) -> list[Matrix]:
         spread = math.sqrt(variance / columns)
         return [[rng.gauss(0.0, spread) for _ in range(columns)] for _ in range(rows)]
 
-    # Variance 2/in keeps a ReLU layer's scale (He et al.). The block's way out starts small: a
-    # network without norms would otherwise diverge at this learning rate.
+    # Variance 2/in keeps a ReLU layer's scale (He et al., 2015). The block's way out starts small,
+    # since there are no norms: each block multiplies the mean square of x by about 1.25, not by 3.
     weights = [matrix(WIDTH, 64, 1.0)]
     for _ in range(NUM_BLOCKS):
         weights += [matrix(HIDDEN, WIDTH, 2.0), matrix(WIDTH, HIDDEN, 0.25)]
@@ -128,8 +132,8 @@ def run_layers(x: Tensor, layers: list[Tensor], first: bool = True, last: bool =
 
 
 def backward_of(layers: list[Tensor], images: Matrix, labels: list[int], part: float) -> float:
-    """Forward and backward. The mean loss over these examples counts `part` of the whole: gives
-    the layers the gradient of part * loss and returns part * loss.
+    """Forward and backward. These examples are `part` of the batch, so with their mean loss this
+    gives the layers the gradient of part * loss and returns part * loss.
     """
     logits = run_layers(Tensor(images, requires_grad=False), layers)
     loss = cross_entropy(logits, labels)
@@ -138,7 +142,7 @@ def backward_of(layers: list[Tensor], images: Matrix, labels: list[int], part: f
 
 
 def learning_rate(step: int, num_steps: int) -> float:
-    """The rate of step 0, 1, ...: down to 0 in a straight line."""
+    """The rate of step 0, 1, ...: a straight line that would reach 0 after the last step."""
     return LEARNING_RATE * (1.0 - step / num_steps)
 
 
@@ -179,7 +183,7 @@ class Wire:
 
     def send(self, side: str, numbers: list[float]) -> None:
         """Send numbers to the neighbour on this side. The clock's time travels in front of them;
-        it is our measuring instrument and not counted.
+        it is our measuring instrument and not counted, nor is what the pipe itself adds.
         """
         self.bytes_sent += ITEM_SIZE * len(numbers)
         self.ends[side].send_bytes(array("d", [self.clock, *numbers]).tobytes())
@@ -196,8 +200,9 @@ class Wire:
     def exchange(self, numbers: list[float]) -> Generator:
         """Send to the right and receive from the left.
 
-        A pipe holds some thousand bytes; when it is full, send waits until somebody reads. If all
-        ranks sent first, all could wait for ever. So odd ranks read first.
+        A pipe holds only so many bytes; when it is full, send waits until somebody reads. If all
+        ranks sent first, all could wait for ever. So odd ranks read first. (This works for odd N
+        too; NCCL sends and receives at once.)
         """
         if self.rank % 2 == 0:
             self.send("right", numbers)
@@ -219,18 +224,18 @@ def share(length: int, part: int, num_parts: int) -> slice:
 # === ALL-REDUCE IN A RING ===
 
 # How do N ranks add up N vectors, so that each has the sum? Every vector is cut into N chunks. In
-# each hop all ranks send one chunk to the right at the same time, so all wires are in use. A chunk
-# travels around the ring and is added to what each rank has for it: after N - 1 hops it is
-# complete, and each rank holds another one (reduce-scatter). In N - 1 more hops the complete
-# chunks travel around (all-gather). The run begins with an example. A rank sends 2 (N - 1) chunks
+# each hop every rank sends one chunk to the right, so all wires are in use. A chunk travels around
+# the ring, and each rank adds its own numbers to it: after N - 1 hops all chunks are complete, each
+# on a different rank (reduce-scatter). In N - 1 more hops the complete chunks travel around, until
+# every rank has all (all-gather). The run begins with an example. A rank sends 2 (N - 1) chunks
 # of P / N numbers:
 #
 #     2 (N - 1) / N x P numbers       here 2 x 3/4 x 18,752 numbers x 8 bytes = 225,024 bytes
 #
-# This is less than 2 P, however many ranks there are, and no all-reduce in which the ranks do the
-# adding can send less (Patarasuk & Yuan). The price is 2 (N - 1) hops, one after the other. For
-# short vectors trees are faster: NCCL, the library behind torch.distributed on GPUs, chooses by
-# size.
+# This is less than 2 P, however many ranks there are. In no all-reduce in which the ranks do the
+# adding can the rank that sends most send less (Patarasuk & Yuan). The price is 2 (N - 1) hops, one
+# after the other. For short vectors trees are faster: NCCL, the library behind torch.distributed on
+# GPUs, chooses by size and topology.
 
 
 def ring_hops(wire: Wire, chunks: list[list[float]], first: int, add_up: bool) -> Generator:
@@ -276,7 +281,10 @@ def all_reduce(wire: Wire, vector: list[float]) -> Generator:
 # The momentum is then kept N times over, for nothing. ZeRO's first stage stops between the two
 # halves of the all-reduce. A rank has the sum of one chunk; it keeps momentum for this chunk alone
 # and updates this chunk alone; then all-gather distributes weights instead of gradients. The bytes
-# are the same. (With Adam and 16-bit weights, the optimiser's state is 12 of 16 bytes per weight.)
+# are the same. (With Adam and 16-bit weights and gradients, the optimiser's state, with its 32-bit
+# copy of the weights, is 12 of 16 bytes per weight.) Stage 2 keeps only a chunk of the gradient as
+# well, for the same bytes. Stage 3, known as FSDP, keeps only a chunk of the weights too and must
+# gather them for forward and again for backward: 1.5 times the bytes.
 #
 # Data parallelism is often taken for a larger batch at no cost. Here the batch stays at 32. If each
 # rank got 32 examples, the batch would be 128: a different training, with other weights at its end.
@@ -299,7 +307,7 @@ def data_parallel(wire: Wire, layers: list[Tensor], batch: Batch) -> Generator:
 def train(
     wire: Wire, weights: list[Matrix], batches: list[Batch], cut: Callable, way: Callable, *more
 ) -> Generator:
-    """A rank's training, for this way and the later ones: cut(weights, rank, num_ranks) is what
+    """A rank's training, for every way but ZeRO: cut(weights, rank, num_ranks) is what
     the rank holds; way(wire, layers, batch) gives these layers the gradient of the batch's loss
     and returns the rank's part of the loss.
     """
@@ -337,16 +345,18 @@ def train_zero(wire: Wire, weights: list[Matrix], batches: list[Batch]) -> Gener
 # called g. In backward a rank knows the gradient at the block's input only as far as it passed
 # through its own units, so there is a second sum, called f. Without f nothing crashes, and the
 # network still learns: its accuracy is 0.72 [results: no_backward_sum.accuracy] instead of
-# 0.84 [results: seed_42.accuracy]. The mistake shows when weights are compared. (In the paper f and
-# g are operators: f does nothing in forward and sums in backward, g the other way round.)
+# 0.84 [results: seed_42.accuracy]. (That is with the first rank's stem: without f the ranks' copies
+# drift apart.) The mistake shows when weights are compared. (In the paper f and g are operators: f
+# does nothing in forward and sums in backward, g the other way round.)
 #
-# Where ranks exchange, the engine's graph ends: each block's graph starts from a new leaf, and
-# backward hands the gradient on. Stem and head are small, and every rank computes them whole; their
-# inputs are the same bits on all ranks, so their gradients are too.
+# Where ranks exchange, the engine's graph ends: each block's graph starts from a new leaf (a tensor
+# without parents), and we carry the gradient from one graph to the next. Stem and head are small,
+# so every rank computes them whole (Megatron cuts them too). The numbers that go into them, forward
+# and backward, are the same bits on all ranks, so the ranks' copies stay equal.
 #
-# The traffic grows with the batch, and every block waits for it four times (two sums, two halves
-# each). So tensor parallelism stays within one machine, on its fastest wires (NVLink). In PyTorch
-# it is parallelize_module with ColwiseParallel for w1 and RowwiseParallel for w2.
+# The traffic grows with the batch, and every block waits for two all-reduces, of 2 (N - 1) hops
+# each. So tensor parallelism usually stays within one machine, on its fastest wires (NVLink). In
+# PyTorch it is parallelize_module with ColwiseParallel for w1 and RowwiseParallel for w2.
 
 
 def cut_blocks(weights: list[Matrix], rank: int, num_ranks: int) -> list[Matrix]:
@@ -400,21 +410,25 @@ def predict_tensor_parallel(wire: Wire, weights: list[Matrix], images: Matrix) -
 
 # Every rank has one block (the first also the stem, the last also the head) and sends its output to
 # the next. With whole batches all ranks but one would be idle. So the batch is cut into M
-# micro-batches that follow each other. The last of N ranks still waits N - 1 turns for the first
-# micro-batch to arrive, and in backward the first rank waits for the last. A rank works in M of
-# M + N - 1 turns:
+# micro-batches that follow each other. Let a turn be a rank's work on one micro-batch. Our logical
+# clock assumes that it takes all ranks equally long and that messages take no time. The last of N
+# ranks still waits N - 1 turns for the first micro-batch to arrive, and in backward the first rank
+# waits as long for the first gradient. A rank works in M of M + N - 1 turns:
 #
 #     bubble = (N - 1) / (M + N - 1)      the share of the time in which a rank waits: here 3/11
 #
-# (The Megatron paper divides by the time without waiting: (N - 1) / M.)
+# (Narayanan et al. divide by the time without waiting: (N - 1) / M.)
 #
-# GPipe runs all forwards, then all backwards, and must hold what backward needs of M micro-batches.
-# 1F1B (one forward, one backward) starts backward as soon as it can, and rank r holds N - r at
-# most. It is often said to shrink the bubble. It does not: it shrinks the memory. Both change the
-# weights only after the last micro-batch, so both compute exactly the batch's gradient.
+# GPipe runs all forwards, then all backwards, and must hold what backward needs of M micro-batches
+# (or less of each, if it computes the rest again, as in the paper). 1F1B (one forward, one
+# backward) starts backward as soon as it can, and rank r holds N - r at most. It is often said to
+# shrink the bubble. It does not: it shrinks the memory. Both change the weights only after the last
+# micro-batch, so both compute the gradient of the whole batch. (PipeDream, where 1F1B comes from,
+# never lets the pipeline run empty; the price is gradients of older weights.)
 #
 # A rank sends activations to the right and gradients to the left, batch x 32 numbers each: far less
-# than in the other cuts here. So pipelines run across the slow wires between machines. In PyTorch:
+# than in the other cuts here. So pipelines run across the slower wires between machines, and so
+# does data parallelism, which sends once per step. In PyTorch a pipeline is
 # torch.distributed.pipelining.Schedule1F1B.
 
 Action = tuple[str, int]  # ("F", m): forward of micro-batch m; ("B", m): its backward
@@ -486,7 +500,7 @@ def pipeline(wire: Wire, layers: list[Tensor], batch: Batch, schedule: Callable)
 # === ALL WAYS, ONE AFTER THE OTHER ===
 
 # All ways start from the same weights and see the same batches. (Here every rank is sent all of
-# them; in production ranks load their parts from a checkpoint, and each reads its own examples.)
+# them; in production a rank loads only its part of a checkpoint and only the examples it needs.)
 # The final weights are put together from the ranks and compared with those of one process, number
 # by number. What the formulas predict is printed beside what was counted.
 
@@ -698,7 +712,7 @@ def predicted_bubble() -> float:
 
 
 def bubble(ranks: list[dict[str, Any]]) -> float:
-    """The share of the time in which a rank waits, from the clocks of a step that really ran."""
+    """The share of the time in which ranks wait (mean), from the clocks of a step that was run."""
     durations = {"F": FORWARD_TIME, "B": BACKWARD_TIME}
     busy = [durations[action] for rank in ranks for action, _, _ in rank["timeline"]]
     ends = [start + durations[action] for rank in ranks for action, _, start in rank["timeline"]]
