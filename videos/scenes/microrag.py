@@ -186,15 +186,12 @@ class Film(MicroScene):
             run_time=1.0,
         )
         self.source = new
-        self.said = VGroup()
-        x = -3.2
-        for word in first["answer"][:FACT]:
-            letters = text(word, 44, MODEL)
-            letters.move_to((x + letters.width / 2) * RIGHT + 2.0 * DOWN)
-            x += letters.width + 0.3
-            self.said.add(letters)
+        self.said = sentence(first["answer"][:FACT], 44, MODEL)[0]
+        self.said.move_to(3.2 * LEFT + 2.0 * DOWN, aligned_edge=LEFT)
+        line = self.said[0].get_bottom()[1]  # "its" has no tail
+        x = self.said.get_right()[0] + 0.3
         self.slot = Line(0.0 * RIGHT, 1.7 * RIGHT, color=MODEL).set_stroke(width=4)
-        self.slot.move_to((x + 0.85) * RIGHT + 2.28 * DOWN)
+        self.slot.move_to((x + 0.85) * RIGHT + (line - 0.1) * UP)
         self.play(LaggedStart(*[FadeIn(w) for w in self.said], lag_ratio=0.4), run_time=1.0)
         self.play(Create(self.slot), run_time=0.4)
         self.say("Which word comes next? The reader may copy one, by its attention.")
@@ -218,7 +215,7 @@ class Film(MicroScene):
     def write(self, reading: dict, color: str) -> Words:
         """The word as it stands in the answer."""
         word = text(reading["answer"][FACT], 44, color, bold=True)
-        return word.move_to(self.slot.get_center() + 0.3 * UP)
+        return word.next_to(self.slot, UP, buff=0.1)
 
     def index_of(self, reading: dict) -> int:
         """Where the copied word stands in the passage; it has nearly all of the attention."""
@@ -248,7 +245,7 @@ class Film(MicroScene):
         assert reading["gate"] < 0.01
         new = self.columns(reading["passage"])
         new[index].set_color(INK)
-        self.say("Edit this word: the answer follows. No weight has changed.", run_time=0.25)
+        self.say("Edit one word: the answer follows. No weight has changed.", run_time=0.25)
         self.play(
             *[ReplacementTransform(a, b) for a, b in zip(self.source, new)],
             *[b.animate.set_x(w.get_center()[0]) for b, w in zip(self.bars, new)],
