@@ -129,7 +129,7 @@ class Film(MicroScene):
     def dense(self) -> None:
         """In a dense layer, every unit works on every fact."""
         d = self.data
-        self.net = self.units(d["hidden"]["dense"], RIVAL, 6).move_to(5.3 * LEFT + 0.3 * DOWN)
+        self.net = self.units(d["hidden"]["dense"], RIVAL, 6).move_to(5.3 * LEFT + 0.3 * UP)
         self.net_name = text("dense", 34, RIVAL, bold=True).next_to(self.net, UP, buff=0.25)
         self.say("In an ordinary, dense layer all units work on every fact.")
         self.play(FadeIn(self.net), FadeIn(self.net_name))
@@ -182,7 +182,7 @@ class Film(MicroScene):
         gated = text(
             f"its output {one['output'][entry]:.2f} × {gate:.2f} = {one['gated'][entry]:.2f}", 36
         )
-        gated.move_to(self.experts.get_center()[0] * RIGHT + 2.3 * DOWN)
+        gated.move_to(self.experts.get_center()[0] * RIGHT + 2.2 * DOWN)
         self.say("Its output is multiplied by that probability: so the router learns too.")
         self.play(TransformFromCopy(self.experts[one["expert"]], gated))
         self.beat(1.5)
@@ -194,13 +194,13 @@ class Film(MicroScene):
         work, weights = d["multiply_adds"], d["weights"]
         x = self.experts.get_center()[0]
         lines = [
-            text(f"{work['dense']}\nmultiply-adds", 30, RIVAL).move_to(5.3 * LEFT + 1.95 * DOWN),
-            text(f"{weights['dense']} weights", 30, RIVAL).move_to(5.3 * LEFT + 2.62 * DOWN),
+            text(f"{work['dense']}\nmultiply-adds", 30, RIVAL).move_to(5.3 * LEFT + 1.7 * DOWN),
+            text(f"{weights['dense']} weights", 30, RIVAL).move_to(5.3 * LEFT + 2.4 * DOWN),
             text(f"{work['experts']} multiply-adds, the router included", 30, MODEL),
             text(f"{weights['experts']:,} weights", 30, MODEL),
         ]
-        lines[2].move_to(x * RIGHT + 2.0 * DOWN)
-        lines[3].move_to(x * RIGHT + 2.62 * DOWN)
+        lines[2].move_to(x * RIGHT + 1.85 * DOWN)
+        lines[3].move_to(x * RIGHT + 2.4 * DOWN)
         self.say("The work for each fact is the same. The number of weights is not.")
         self.play(FadeOut(self.gone), FadeIn(lines[0]), FadeIn(lines[2]))
         self.play(FadeIn(lines[1]), FadeIn(lines[3]))
