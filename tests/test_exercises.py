@@ -6,7 +6,7 @@ import re
 
 import exercises
 import pytest
-from support import record, script_path
+from support import record, script_path, scripts
 
 NAMES = exercises.pages()
 NUMBER = re.compile(r"(?<![\w.,])\d[\d,]*\.\d+(?![\w.])")
@@ -47,6 +47,10 @@ def test_numbers_in_an_answer_come_from_a_run(name: str) -> None:
             assert near or token in printed or token in source or token in exercise.diff, (
                 f"{exercise.where}: {token} is in no run"
             )
+
+
+def test_every_script_has_exercises() -> None:
+    assert set(NAMES) == {path.stem for path in scripts()}
 
 
 # === THE TOOL ===

@@ -62,7 +62,9 @@ def film(name: str) -> dict:
     }
 
 
-@pytest.mark.parametrize("name", SCENES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.xdist_group(f"film-{name}")) for name in SCENES]
+)
 class TestFilm:
     """One group per scene, so that one worker walks through it once."""
 
@@ -86,16 +88,23 @@ class TestFilm:
         assert render.GIF_SECONDS[0] <= walk["preview"] <= render.GIF_SECONDS[1]
 
     def test_a_changed_trace_changes_the_film(self, name: str, tmp_path: Path) -> None:
+        """Change every number that the last frame says, and play the film again."""
         walk = film(name)
         trace = base.load_trace(name)
         last = " ".join(walk["pauses"][-1])
-        for path in number_paths(trace["data"]):
+        paths = number_paths(trace["data"])
+        # First those that have a name; numbers in lists only if nothing has.
+        named = [path for path in paths if not [key for key in path if isinstance(key, int)]]
+        for group in (named, paths):
             changed = copy.deepcopy(trace)
-            if not alter(changed["data"], path, last):
+            if not any([alter(changed["data"], path, last) for path in group]):
                 continue
             (tmp_path / f"{name}.json").write_text(json.dumps(changed), encoding="utf-8")
             pauses: list[list[str]] = []
-            look.walk(name, lambda scene, pauses=pauses: pauses.append(words_of(scene)), tmp_path)
+            try:
+                look.walk(name, lambda scene, seen=pauses: seen.append(words_of(scene)), tmp_path)
+            except AssertionError:
+                return  # a sum or a length that the film checks is no longer right
             if pauses[-1] != walk["pauses"][-1]:
                 return
         pytest.fail("no number of the last frame follows the trace")
@@ -209,6 +218,9 @@ def test_every_colour_can_be_read() -> None:
         ("-0.09", [-0.0907], True),
         ("1e-15", [9.6e-16], True),
         ("1e-12", [9.6e-16], False),
+        ("2e-14", [1.6e-14], True),
+        ("1e-14", [1.6e-14], False),
+        ("1.6e-14", [1.58e-14], True),
         ("13", [14.0], False),
         ("2", [], True),
     ],

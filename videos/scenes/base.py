@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,7 @@ from manim import (
     tempconfig,
 )
 
+SCRATCH = tempfile.TemporaryDirectory()  # where Manim puts the shapes of letters meanwhile
 VIDEOS = Path(__file__).resolve().parents[1]
 TRACES = VIDEOS / "traces"
 
@@ -111,12 +113,13 @@ def text(
     bold: bool = False,
 ) -> Words:
     """A line of text, or several, which are centred. A space is a letter too, without points.
+    There must be something to read.
 
     It is drawn large and scaled down, which keeps the kerning.
     """
     drawn = 96.0
     # Pango breaks lines at the width of the picture, in pixels: a small one would break them all.
-    with tempconfig({"pixel_width": 1920, "pixel_height": 1080}):
+    with tempconfig({"pixel_width": 1920, "pixel_height": 1080, "media_dir": SCRATCH.name}):
         letters = Text(
             str(words),
             font=MONO if mono else SANS,
@@ -237,7 +240,11 @@ class MicroScene(Scene):
 
     def say(self, words: str, size: float = 33, color: str = INK, run_time: float = 0.5) -> Words:
         """Put a caption under the stage in place of the one before."""
-        caption = text(wrapped(words, 62), size, color)
+        columns = 62
+        caption = text(wrapped(words, columns), size, color)
+        while caption.width > FRAME_X - 2 * MARGIN and columns > 20:
+            columns -= 4
+            caption = text(wrapped(words, columns), size, color)
         if caption.width > FRAME_X - 2 * MARGIN or caption.height > 1.0:
             raise ValueError(f"too long ({caption.width:.1f} by {caption.height:.1f}): {words}")
         caption.move_to(CAPTION_Y * UP)
@@ -382,7 +389,8 @@ def is_in(token: str, numbers: list[float]) -> bool:
     wanted = abs(read_number(token)) * (100 if percent else 1)
     half = 0.5 * 10.0 ** -len(digits) * 1.001
     if "e" in token:
-        return any([abs(abs(n) - wanted) <= 0.06 * wanted for n in numbers])
+        half *= 10.0 ** int(token.partition("e")[2])
+        return any([abs(abs(n) - wanted) <= half for n in numbers])
     if not digits and not percent and wanted <= 12:
         return True  # "2 heads", "step 1": counting
     return any([abs(abs(n) * (100 if percent else 1) - wanted) <= half for n in numbers])
