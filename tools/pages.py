@@ -122,7 +122,7 @@ def script_tables() -> str:
         lines.append("")
     record = read_record(ROOT / "results" / "microgpt.json") or {}
     facts = f"{record['machine']}; Python {record['python']}"
-    lines.append(f"CPU seconds of one core, measured on {facts}; a laptop needs about a third.")
+    lines.append(f"CPU seconds of one core, measured on {facts}.")
     return "\n".join(lines)
 
 
