@@ -6,6 +6,7 @@
 
 - README.md: the gallery, a table of scripts for each tier, what is tested (counts).
 - docs/learning-path.md: the map of what rests on what, and the tracks with their hours.
+- docs/exercises/README.md: the titles of all exercises.
 
 What a script rests on stands in its docstring ("Read first: microgpt, microkv."). Its line in the
 tables is a sentence in docs/headlines.json, into which the numbers of the recorded run are put.
@@ -215,9 +216,24 @@ def tracks() -> str:
     return "\n".join(lines)
 
 
+def exercise_index() -> str:
+    """One line for each script: its page, and the titles of its exercises."""
+    from exercises import read_page
+
+    lines = []
+    for tier, paths in by_tier().items():
+        lines += [f"## {TIERS[tier]}", ""]
+        for path in paths:
+            titles = "; ".join([exercise.title for exercise in read_page(path.stem)])
+            lines.append(f"- [{path.stem}]({path.stem}.md): {titles}")
+        lines.append("")
+    return "\n".join(lines).rstrip()
+
+
 PARTS = {
     "README.md": {"scripts": script_tables, "gallery": gallery, "counts": counts},
     "docs/learning-path.md": {"map": learning_map, "tracks": tracks},
+    "docs/exercises/README.md": {"exercises": exercise_index},
 }
 
 
