@@ -205,12 +205,20 @@ def test_ci_runs_every_step() -> None:
     assert text.startswith("#!/usr/bin/env bash\n")
     assert os.name != "posix" or os.access(RUN, os.X_OK)
     steps = dict(re.findall(r'^step "(.+)" (.+)$', text, re.MULTILINE))
-    for name in ("common pieces", "fresh clone", "tests", "formatting", "other Pythons", "Pyodide"):
+    for name in (
+        "common pieces",
+        "fresh clone",
+        "tests",
+        "formatting",
+        "other Pythons",
+        "Pyodide",
+        "packages for the films",
+    ):
         assert name in steps, f".ci/run has no step {name}"
     for command in (
         "tools/sync.py",
         "01-foundations/microgpt.py",
-        "tests/run.py --parity",
+        "tests/run.py --parity --videos",
         "ruff format --check",
         "tools/versions.py",
         "tools/pyodide/run.mjs",
@@ -254,11 +262,11 @@ def test_the_workflow_is_as_careful() -> None:
     actions = re.findall(r"uses: (\S+)", text)
     assert actions and all(re.fullmatch(r"actions/[\w-]+@v\d+", action) for action in actions)
     jobs = re.split(r"\n  (?=\w+:\n)", text.split("\njobs:")[1])[1:]
-    assert len(jobs) == 3 and all("timeout-minutes:" in job for job in jobs)
+    assert len(jobs) == 4 and all("timeout-minutes:" in job for job in jobs)
     if importlib.util.find_spec("yaml"):
         import yaml
 
-        assert list(yaml.safe_load(text)["jobs"]) == ["tests", "parity", "pyodide"]
+        assert list(yaml.safe_load(text)["jobs"]) == ["tests", "parity", "films", "pyodide"]
 
 
 def test_nothing_names_this_machine_or_a_registry() -> None:
