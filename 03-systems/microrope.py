@@ -299,7 +299,7 @@ def train(
 # Is the race between the two fair? Half and twice the learning rate are no better for learned
 # positions. But the training is short: each place's vector is met in 400 windows, and what it has
 # learned there is of no use at other places. The model with learned positions ends behind a table
-# of letter pairs. RoPE's gain over it is 0.141 nats [results: seed_42.rope_gain]; with three
+# of letter pairs. RoPE's gain over it, in nats, is 0.141 [results: seed_42.rope_gain]; with three
 # times the steps it shrinks to 0.086 [results: longer.rope_gain]. And with no positions at all
 # (every frequency 0) the model is still ahead of the one with learned positions, by 0.028
 # [results: no_positions.rope_gain]: most of RoPE's gain is its own.
@@ -324,8 +324,8 @@ def train(
 # leave_first tests the idea itself, without any formula: leave the first 0, 1, 2, ... pairs, divide
 # all others by s. In this run pair 2 (0.5 turns) makes the difference: the loss is 2.300 if it is
 # divided and 2.486 if it is left. A rival explanation, that 128 letters simply spread the attention
-# too thin, does not hold: a model trained without positions pays only 0.002 for reading so many
-# [results: no_positions.raw_cost]. The wrong way round, with the fast pairs divided and the slow
+# too thin, does not hold: for reading so many a model trained without positions pays only
+# 0.002 [results: no_positions.raw_cost]. The wrong way round, with fast pairs divided and slow
 # ones left, YaRN's loss is higher than the cut's by 0.258 [results: stretch_the_fast.yarn_cost], no
 # better than with the frequencies as trained, 0.254 [results: seed_42.raw_cost]. That cost varies:
 # other seeds have 0.114 [results: seed_2.raw_cost] to 0.341 [results: seed_1.raw_cost]. After three
