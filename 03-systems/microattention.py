@@ -821,6 +821,7 @@ def rotate(x: Tensor, num_heads: int, positions: Sequence[int]) -> Tensor:
     rates = [ROPE_BASE ** (-j / half) for j in range(half)]
 
     def turned(rows: list[list[float]], sign: int) -> list[list[float]]:
+        """rows [N][heads * size], each pair turned by sign times its angle -> the same shape."""
         result = []
         for row, position in zip(rows, positions):
             cosines = [math.cos(position * rate) for rate in rates]

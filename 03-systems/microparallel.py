@@ -724,6 +724,7 @@ def show_ring() -> None:
     n = NUM_RANKS
 
     def watched(wire: Wire) -> Generator:
+        """The all-reduce of one rank -> what it sends in each hop, and its sums, as text."""
         # Rank r gives 10^r times (1, 2, 3, 4): a sum's digits tell which ranks are in it.
         chunks = [[10.0**wire.rank * (c + 1)] for c in range(n)]
         states = []
